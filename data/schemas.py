@@ -1,0 +1,44 @@
+"""What the rooms hand to each other: batches as NamedTuples of tensors, and the one error class for mistakes a user can mend.
+
+Shape letters: B batch, N history length, P targets per row, S seen items, C codes of a semantic ID.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+PAD = -1
+"""Fills the right end of every padded row of item ids and codes."""
+
+
+class UserError(ValueError):
+    """A mistake in a config, a file or the surroundings, told in one sentence: what is wrong, what is allowed, what to do.
+
+    The scripts print it without a traceback and exit with code 2; any other exception is a bug and keeps its traceback.
+    """
+
+
+class SeqBatch(NamedTuple):
+    """Histories and the items to predict from them, as item ids.
+
+    In training with a causal encoder P = N: ``targets[b, p]`` follows ``item_ids[b, : p + 1]``. Otherwise P = 1: the one target
+    follows the whole row. ``PAD`` marks positions that hold nothing.
+    """
+
+    user_ids: Tensor  # [B] int64, the user's row in the corpus
+    item_ids: Tensor  # [B, N] int64, oldest first, padded with PAD on the right
+    targets: Tensor  # [B, P] int64, PAD where there is nothing to predict
+    seen: Tensor | None  # [B, S] int64: every item of the user before the target, padded with PAD; None in training
+
+    def to(self, device) -> "SeqBatch":
+        return SeqBatch(*(None if field is None else field.to(device, non_blocking=True) for field in self))
+
+
+class TokenizedSeqBatch(NamedTuple):
+    """A SeqBatch whose items were replaced by the codes of their semantic IDs."""
+
+    user_ids: Tensor  # [B] int64
+    sem_ids: Tensor  # [B, N, C] int64, zeros where mask is False
+    mask: Tensor  # [B, N] bool, True at real items
+    target_sem_ids: Tensor  # [B, P, C] int64, zeros where target_mask is False
+    target_mask: Tensor  # [B, P] bool
