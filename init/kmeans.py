@@ -1,0 +1,101 @@
+"""k-means for codebooks: k-means++ seeding, Lloyd iterations, empty clusters re-seeded; bounded time and memory.
+
+Lloyd (1982), "Least squares quantization in PCM"; Arthur & Vassilvitskii (2007), "k-means++". TIGER (section 3.1) initialises its codebooks
+this way against collapse. Shape letters: N points, D width, K clusters.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class KmeansResult(NamedTuple):
+    centroids: Tensor  # [K, D]
+    codes: Tensor  # [N] int64, nearest centroid of every point
+    inertia: Tensor  # scalar: sum of squared distances to the nearest centroid
+    iterations: int  # Lloyd iterations that were run
+
+
+def kmeans(
+    points: Tensor,
+    num_clusters: int,
+    seed: int = 0,
+    max_iterations: int = 50,
+    tolerance: float = 1e-4,
+    chunk_size: int = 16384,
+) -> KmeansResult:
+    """Clusters points around ``num_clusters`` centroids.
+
+    Args:
+        points: [N, D], floating point, on any device.
+        num_clusters: K, at most N. Fewer than K distinct points is allowed: some centroids then coincide.
+        seed: fixes the seeding and with it the result on a given device.
+        max_iterations: bound on the Lloyd iterations.
+        tolerance: stop when an iteration lowers the inertia by less than this share.
+        chunk_size: points held against all centroids at once; bounds the memory to chunk_size x K distances.
+
+    Returns:
+        Centroids, codes, inertia and the iterations used.
+
+    Raises:
+        ValueError: fewer points than clusters, or points that are not finite.
+    """
+    if points.dim() != 2 or len(points) < num_clusters:
+        raise ValueError(f"k-means needs at least num_clusters points: got {tuple(points.shape)} for {num_clusters} clusters")
+    if not bool(torch.isfinite(points).all()):
+        raise ValueError("k-means needs finite points: found NaN or infinity")
+    points = points.detach()
+    centroids = _plus_plus(points, num_clusters, torch.Generator(points.device).manual_seed(seed))
+    codes, distances = _assign(points, centroids, chunk_size)
+    previous, iterations = distances.sum(), 0
+    while iterations < max_iterations:
+        centroids = _means(points, codes, distances, centroids)
+        codes, distances = _assign(points, centroids, chunk_size)
+        inertia, iterations = distances.sum(), iterations + 1
+        if bool(previous - inertia <= tolerance * previous):
+            break
+        previous = inertia
+    return KmeansResult(centroids, codes, distances.sum(), iterations)
+
+
+def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
+    """Seeds: each next one is drawn with probability proportional to the squared distance to the nearest seed so far."""
+    norms = points.square().sum(1)
+    chosen = torch.randint(len(points), (1,), generator=generator, device=points.device)
+    seeds = [chosen]
+    nearest = torch.full_like(norms, torch.inf)
+    for _ in range(num_clusters - 1):
+        seed = points[chosen[0]]
+        nearest = torch.minimum(nearest, (norms - 2 * (points @ seed) + seed.square().sum()).clamp_min_(0))
+        # Inverse of the cumulative distribution; where every point is already a seed all weights are zero and any point will do.
+        cumulative = nearest.double().cumsum(0)
+        draw = torch.rand(1, generator=generator, device=points.device, dtype=torch.double) * cumulative[-1:]
+        chosen = torch.searchsorted(cumulative, draw, right=True).clamp_max_(len(points) - 1)
+        seeds.append(chosen)
+    return points[torch.cat(seeds)].clone()
+
+
+def _assign(points: Tensor, centroids: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:
+    """Nearest centroid of every point and the squared distance to it."""
+    half_norms = centroids.square().sum(1) / 2
+    codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    distances = torch.empty(len(points), dtype=points.dtype, device=points.device)
+    for start in range(0, len(points), chunk_size):
+        chunk = points[start : start + chunk_size]
+        nearest = torch.addmm(half_norms, chunk, centroids.T, alpha=-1).min(1)
+        codes[start : start + chunk_size] = nearest.indices
+        distances[start : start + chunk_size] = (2 * nearest.values + chunk.square().sum(1)).clamp_min_(0)
+    return codes, distances
+
+
+def _means(points: Tensor, codes: Tensor, distances: Tensor, centroids: Tensor) -> Tensor:
+    """Mean of every cluster; an empty cluster takes one of the points that lie farthest from their centroid."""
+    num_clusters = len(centroids)
+    counts = torch.bincount(codes, minlength=num_clusters)
+    sums = torch.zeros_like(centroids).index_add_(0, codes, points)
+    means = sums / counts.clamp_min(1).unsqueeze(1)
+    empty = counts == 0
+    farthest = distances.topk(num_clusters).indices
+    replacement = points[farthest[(empty.cumsum(0) - 1).clamp_min(0)]]
+    return torch.where(empty.unsqueeze(1), replacement, means)

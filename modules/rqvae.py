@@ -1,0 +1,160 @@
+"""The RQ-VAE: MLP encoder, residual quantizer over L codebooks, mirrored MLP decoder (TIGER, section 3.1; Zeghidour et al. 2021).
+
+An item's text embedding is normalised by statistics of the whole catalogue (saved with the weights), encoded, quantized level after level and
+decoded. The codes of the levels are the item's semantic ID, before the collision code.
+Shape letters: B batch, I items, E input width, D latent width, L levels, K codebook size.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from data.schemas import UserError
+from modules.encoder import MLP
+from modules.gradients import detached_sum, rotation_trick, straight_through
+from modules.loss import codebook_loss, commitment_loss, reconstruction_loss
+from modules.quantize import Quantize, QuantizeForwardMode
+
+INPUT_NORMS = ("center_unit", "standardize", "none")
+
+
+@dataclass(frozen=True)
+class RqVaeConfig:
+    """Shape and loss of an RQ-VAE; what a saved tokenizer needs to rebuild it."""
+
+    input_dim: int = 768
+    embed_dim: int = 32
+    hidden_dims: tuple[int, ...] = (512, 256, 128)
+    codebook_size: int = 256
+    num_levels: int = 3
+    mode: QuantizeForwardMode = QuantizeForwardMode.STE
+    commitment_weight: float = 0.25
+    input_norm: str = "center_unit"
+
+    def __post_init__(self) -> None:
+        if self.input_norm not in INPUT_NORMS:
+            raise UserError(f"train.vae_input_norm is {self.input_norm!r}; it can be one of {', '.join(map(repr, INPUT_NORMS))}")
+        sizes = (self.input_dim, self.embed_dim, *self.hidden_dims, self.codebook_size, self.num_levels)
+        if min(sizes) < 1:
+            raise UserError(f"the vae_* widths, codebook size and number of levels must all be at least 1: got {sizes}")
+
+
+class RqVaeOutput(NamedTuple):
+    loss: Tensor  # scalar: reconstruction + codebook + commitment_weight x commitment
+    reconstruction_loss: Tensor  # scalar
+    codebook_loss: Tensor  # scalar, summed over levels
+    commitment_loss: Tensor  # scalar, summed over levels
+    codes: Tensor  # [B, L] int64
+    residual_norms: Tensor  # [L], mean norm of what is left after each level
+
+
+class Quantized(NamedTuple):
+    codes: Tensor  # [B, L] int64
+    residuals: list[Tensor]  # L tensors [B, D]: what each level quantized, with gradient to the latent
+    codewords: list[Tensor]  # L tensors [B, D], with gradient to the codebooks
+    relaxed: list[Tensor]  # L tensors [B, D] in Gumbel-softmax mode, else empty
+
+
+class RqVae(nn.Module):
+    """See the module's docstring. ``fit_normalizer`` and ``kmeans_init`` look at the whole catalogue once, before training."""
+
+    input_mean: Tensor
+    input_scale: Tensor
+
+    def __init__(self, config: RqVaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        dims = (config.input_dim, *config.hidden_dims, config.embed_dim)
+        self.encoder = MLP(dims)
+        self.decoder = MLP(dims[::-1])
+        self.levels = nn.ModuleList(Quantize(config.codebook_size, config.embed_dim) for _ in range(config.num_levels))
+        self.register_buffer("input_mean", torch.zeros(config.input_dim))
+        self.register_buffer("input_scale", torch.ones(config.input_dim))
+
+    @torch.no_grad()
+    def fit_normalizer(self, items: Tensor) -> None:
+        """Takes the mean (and for ``standardize`` the standard deviation) of ``items`` [I, E]."""
+        if self.config.input_norm == "none":
+            return
+        self.input_mean.copy_(items.mean(0))
+        if self.config.input_norm == "standardize":
+            self.input_scale.copy_(items.std(0, correction=0).clamp_min(1e-6))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """[B, E] as given -> [B, E] as the encoder reads it and the decoder learns to give back."""
+        x = (x - self.input_mean) / self.input_scale
+        return nn.functional.normalize(x, dim=-1) if self.config.input_norm == "center_unit" else x
+
+    @torch.no_grad()
+    def kmeans_init(self, items: Tensor, seed: int, chunk_size: int = 16384) -> None:
+        """Initialises codebook after codebook by k-means on the residuals of all ``items`` [I, E]; skips codebooks initialised before."""
+        residual = torch.cat([self.encoder(self.normalize(chunk)) for chunk in items.split(chunk_size)]).float()
+        for number, level in enumerate(self._levels()):
+            codes = level.nearest(residual) if bool(level.initialised) else level.kmeans_init(residual, seed + number)
+            residual = residual - level.codebook[codes]
+
+    def autoencoding_loss(self, x: Tensor) -> Tensor:
+        """Reconstruction loss of ``x`` [B, E] without the quantizer: a few hundred such steps give k-means latents worth clustering.
+
+        The latents of an untrained encoder move away from their centroids within the first steps, and most codes die on the way.
+        """
+        x = self.normalize(x)
+        return reconstruction_loss(self.decoder(self.encoder(x)).float(), x)
+
+    def _levels(self) -> list[Quantize]:
+        return [level for level in self.levels if isinstance(level, Quantize)]
+
+    def quantize(self, latent: Tensor, temperature: float | None = None, generator: torch.Generator | None = None) -> Quantized:
+        """Residual quantization of ``latent`` [B, D]: r_0 = z, r_{l+1} = r_l - sg[e_l]. ``temperature`` samples (see Quantize)."""
+        residual = latent
+        codes, residuals, codewords, relaxed = [], [], [], []
+        for level in self._levels():
+            output = level(residual, temperature, generator)
+            codes.append(output.codes)
+            residuals.append(residual)
+            codewords.append(output.codeword)
+            if output.relaxed is not None:
+                relaxed.append(output.relaxed)
+            residual = residual - (output.codeword if output.relaxed is None else output.relaxed).detach()
+        return Quantized(torch.stack(codes, dim=1), residuals, codewords, relaxed)
+
+    def estimate(self, latent: Tensor, quantized: Quantized) -> Tensor:
+        """What the decoder reads [B, D]: the sum of the codewords, with the mode's gradient to ``latent``, applied once to the sum."""
+        if quantized.relaxed:
+            return torch.stack(quantized.relaxed).sum(0)
+        estimator = rotation_trick if self.config.mode == QuantizeForwardMode.ROTATION_TRICK else straight_through
+        return estimator(latent, detached_sum(quantized.codewords))
+
+    def forward(self, x: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> RqVaeOutput:
+        """Losses of a batch of item embeddings ``x`` [B, E].
+
+        Args:
+            x: as given, not normalised.
+            temperature: of the Gumbel-softmax; unused in the other modes and in evaluation.
+            generator: for its noise.
+        """
+        x = self.normalize(x)
+        latent = self.encoder(x)
+        sampled = self.training and self.config.mode == QuantizeForwardMode.GUMBEL_SOFTMAX
+        # Distances decide codes: they stay in fp32 whatever the autocast of the products around them.
+        with torch.autocast(x.device.type, enabled=False):
+            latent = latent.float()
+            quantized = self.quantize(latent, temperature if sampled else None, generator)
+            decoder_input = self.estimate(latent, quantized)
+        reconstruction = self.decoder(decoder_input).float()
+        reconstructed = reconstruction_loss(reconstruction, x)
+        pairs = list(zip(quantized.residuals, quantized.codewords))
+        codebook = torch.stack([codebook_loss(residual, codeword) for residual, codeword in pairs]).sum()
+        commitment = torch.stack([commitment_loss(residual, codeword) for residual, codeword in pairs]).sum()
+        norms = torch.stack([(residual - codeword).detach().norm(dim=-1).mean() for residual, codeword in pairs])
+        loss = reconstructed + codebook + self.config.commitment_weight * commitment
+        return RqVaeOutput(loss, reconstructed, codebook, commitment, quantized.codes, norms)
+
+    @torch.no_grad()
+    def get_semantic_ids(self, items: Tensor, chunk_size: int = 16384) -> Tensor:
+        """Codes [I, L] of ``items`` [I, E], without collision code, in one chunked pass; always the nearest codes."""
+        device = self.input_mean.device
+        chunks = (self.encoder(self.normalize(chunk.to(device))) for chunk in items.split(chunk_size))
+        return torch.cat([self.quantize(latent).codes for latent in chunks])

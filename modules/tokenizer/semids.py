@@ -1,0 +1,167 @@
+"""SemanticIdTokenizer: the frozen RQ-VAE's codes plus a collision code, as a table item <-> semantic ID that is saved and loaded whole.
+
+TIGER, section 3.1: items that share all L codes are told apart by one more integer. Which item gets which integer is drawn from a seeded order of
+the items' external ids, never from their row numbers, which in public files follow first appearance and leak the future.
+Shape letters: I items, L levels, C = L + 1 codes with the collision code, B batch, N history length, P targets.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data.schemas import PAD, SeqBatch, TokenizedSeqBatch, UserError
+from modules.rqvae import RqVae
+from modules.tokenizer.trie import PrefixTrie
+
+FORMAT_VERSION = 1
+
+
+class TokenizerInfo(NamedTuple):
+    """What a tokenizer was made from; stage 2 checks its own data and config against it."""
+
+    item_keys: list[str]  # [I] external ids, in row order
+    embeddings_hash: str  # of the item embeddings the codes were computed from
+    codebook_sizes: list[int]  # L sizes
+    seed: int  # of the order behind the collision codes
+
+
+class SemanticIdTokenizer(nn.Module):
+    """Item ids to semantic IDs and back, by one gather and one trie walk.
+
+    Args:
+        sem_ids: [I, C] int64.
+        codebooks: L tensors [K, D], kept with the IDs they explain; may be empty for IDs that come without.
+        info: provenance.
+        num_levels: L; C - L is 1 where there is a collision code, else 0.
+    """
+
+    sem_ids: Tensor
+
+    def __init__(self, sem_ids: Tensor, codebooks: Sequence[Tensor], info: TokenizerInfo) -> None:
+        super().__init__()
+        self.info = info
+        self.num_levels = len(info.codebook_sizes)
+        self.register_buffer("sem_ids", sem_ids.long())
+        self.codebooks = [codebook.detach() for codebook in codebooks]
+        vocab_sizes = list(info.codebook_sizes)
+        if sem_ids.shape[1] > self.num_levels:
+            vocab_sizes.append(int(sem_ids[:, -1].max()) + 1)
+        self.vocab_sizes = tuple(vocab_sizes)
+        order = seeded_order(info.item_keys, info.seed).to(sem_ids.device)
+        self.trie = PrefixTrie(self.sem_ids, self.vocab_sizes, item_order=order)
+
+    @classmethod
+    def from_rqvae(
+        cls, rqvae: RqVae, embeddings: Tensor, item_keys: Sequence[str], embeddings_hash: str, seed: int = 0
+    ) -> "SemanticIdTokenizer":
+        """Tokenizes all items [I, E] with the nearest codes of a trained RQ-VAE and appends collision codes."""
+        rqvae.eval()
+        codes = rqvae.get_semantic_ids(embeddings)
+        collisions = collision_codes(codes, seeded_order(item_keys, seed).to(codes.device))
+        sizes = [rqvae.config.codebook_size] * rqvae.config.num_levels
+        codebooks = [level.get_parameter("codebook") for level in rqvae.levels]
+        info = TokenizerInfo(list(item_keys), embeddings_hash, sizes, seed)
+        return cls(torch.cat([codes, collisions.unsqueeze(1)], dim=1), codebooks, info)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.sem_ids)
+
+    def forward(self, batch: SeqBatch) -> TokenizedSeqBatch:
+        """Item ids [B, N] and targets [B, P] -> codes [B, N, C] and [B, P, C]."""
+        mask, target_mask = batch.item_ids != PAD, batch.targets != PAD
+        codes = self.sem_ids[batch.item_ids.clamp_min(0)] * mask.unsqueeze(-1)
+        target_codes = self.sem_ids[batch.targets.clamp_min(0)] * target_mask.unsqueeze(-1)
+        return TokenizedSeqBatch(batch.user_ids, codes, mask, target_codes, target_mask)
+
+    def items_of(self, sem_ids: Tensor) -> Tensor:
+        """Item [...] of each whole ID [..., C]; PAD where there is none; the first in the seeded order where several share it."""
+        leaf = self.trie.find(sem_ids)
+        first = self.trie.children(self.trie.depth, leaf.clamp_min(0)).first
+        return torch.where(leaf == PAD, PAD, self.trie.items[first].long())
+
+    def exists_prefix(self, prefix: Tensor) -> Tensor:
+        """[...] bool: does an item's ID begin with ``prefix`` [..., t], t <= C?"""
+        return self.trie.exists_prefix(prefix)
+
+    def tuples_of(self, items: Tensor) -> Tensor:
+        """Trie node at depth L (the item's tuple of codes without the collision code) of each item [...]."""
+        return self.trie.find(self.sem_ids[items, : self.num_levels])
+
+    def check_items(self, item_keys: Sequence[str]) -> None:
+        """Refuses a catalogue that is not, row by row, the one these IDs were made for.
+
+        Raises:
+            UserError: other items, or the same in another order.
+        """
+        ours, theirs = self.info.item_keys, list(item_keys)
+        if ours == theirs:
+            return
+        missing = len(set(theirs) - set(ours))
+        what = f"{missing} of the data's {len(theirs)} items are unknown to it" if missing else "its items stand in another order or number"
+        raise UserError(
+            f"the tokenizer was made for other items ({len(ours)} of them): {what}; "
+            "train stage 1 on this dataset and split, or point train.pretrained_rqvae_path at the run that was"
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes ``tokenizer.safetensors`` (table and codebooks) and ``tokenizer.json`` (the rest) into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"sem_ids": self.sem_ids.cpu().contiguous()}
+        tensors |= {f"codebook_{number}": codebook.cpu().contiguous() for number, codebook in enumerate(self.codebooks)}
+        temporary = folder / "tokenizer.safetensors.tmp"
+        save_file(tensors, temporary)
+        described = {"format_version": FORMAT_VERSION, "num_codebooks": len(self.codebooks), **self.info._asdict()}
+        described_temporary = folder / "tokenizer.json.tmp"
+        described_temporary.write_text(json.dumps(described))
+        temporary.replace(folder / "tokenizer.safetensors")
+        described_temporary.replace(folder / "tokenizer.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> "SemanticIdTokenizer":
+        """Reads what ``save`` wrote; the IDs are the same bit for bit.
+
+        Raises:
+            UserError: no tokenizer there, a damaged one, or one of another format version.
+        """
+        try:
+            described = json.loads((folder / "tokenizer.json").read_text())
+            tensors = load_file(folder / "tokenizer.safetensors")
+        except FileNotFoundError as error:
+            raise UserError(f"no tokenizer in {folder}: run train_rqvae.py first, or set train.pretrained_rqvae_path") from error
+        except Exception as error:
+            raise UserError(f"the tokenizer in {folder} cannot be read ({error}): train stage 1 again") from error
+        if described.pop("format_version", None) != FORMAT_VERSION:
+            raise UserError(f"the tokenizer in {folder} was written by another version of this project: train stage 1 again")
+        codebooks = [tensors[f"codebook_{number}"] for number in range(described.pop("num_codebooks"))]
+        return cls(tensors["sem_ids"], codebooks, TokenizerInfo(**described))
+
+
+def seeded_order(item_keys: Sequence[str], seed: int) -> Tensor:
+    """Rank [I] of every item in a pseudo-random order that depends on its external id and the seed alone, whatever its row number."""
+    key = seed.to_bytes(8, "little", signed=True)
+    digests = [hashlib.blake2b(item.encode(), digest_size=8, key=key).digest() for item in item_keys]
+    by_digest = torch.tensor(sorted(range(len(digests)), key=lambda item: (digests[item], item_keys[item])))
+    ranks = torch.empty_like(by_digest)
+    ranks[by_digest] = torch.arange(len(digests))
+    return ranks
+
+
+def collision_codes(codes: Tensor, order: Tensor) -> Tensor:
+    """0, 1, 2, ... [I] within each group of items with equal ``codes`` [I, L], in ascending ``order`` [I]; by sorting, never all pairs."""
+    group = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
+    for level in range(codes.shape[1]):  # re-numbering level by level keeps the key far from overflow at any L and K
+        group = torch.unique(group * (int(codes[:, level].max()) + 1) + codes[:, level], return_inverse=True)[1]
+    by_order = order.argsort()
+    arranged = by_order[group[by_order].argsort(stable=True)]
+    sizes = torch.bincount(group)
+    starts = sizes.cumsum(0) - sizes
+    result = torch.empty_like(group)
+    result[arranged] = torch.arange(len(codes), device=codes.device) - starts.repeat_interleave(sizes)
+    return result
