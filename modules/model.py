@@ -41,7 +41,9 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         if self.encoder_attention not in ENCODER_ATTENTIONS:
-            raise UserError(f"train.encoder_attention is {self.encoder_attention!r}; it can be {' or '.join(map(repr, ENCODER_ATTENTIONS))}")
+            raise UserError(
+                f"train.encoder_attention is {self.encoder_attention!r}; it can be {' or '.join(map(repr, ENCODER_ATTENTIONS))}"
+            )
         if self.position not in POSITIONS:
             raise UserError(f"train.position is {self.position!r}; it can be {' or '.join(map(repr, POSITIONS))}")
         if self.position == "learned" and self.encoder_attention == "causal":
@@ -50,7 +52,9 @@ class DecoderConfig:
                 "use train.position = 'relative' or train.encoder_attention = 'bidirectional'"
             )
         if self.attn_dim % self.num_heads:
-            raise UserError(f"train.attn_embed_dim = {self.attn_dim} cannot be split over train.attn_heads = {self.num_heads}: take a multiple")
+            raise UserError(
+                f"train.attn_embed_dim = {self.attn_dim} cannot be split over train.attn_heads = {self.num_heads}: take a multiple"
+            )
         if min(self.embed_dim, self.attn_dim, self.num_heads, self.num_layers, self.ff_dim, self.max_seq_len) < 1:
             raise UserError("the decoder's widths, heads, layers and train.max_seq_len must all be at least 1")
         if not 0 <= self.dropout < 1:

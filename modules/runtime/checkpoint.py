@@ -49,7 +49,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in run.glob("checkpoint-*") if path.suffix != ".tmp")
 
 
-def resume(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Resumed | None:
+def resume_from(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Resumed | None:
     """Restores weights, optimizer and random state from the newest checkpoint; None where there is none.
 
     Raises:

@@ -52,7 +52,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"train.device = {name!r} is not here ({str(error).splitlines()[0]}); use 'auto', 'cuda', 'mps' or 'cpu'") from error
+        raise UserError(
+            f"train.device = {name!r} is not here ({str(error).splitlines()[0]}); use 'auto', 'cuda', 'mps' or 'cpu'"
+        ) from error
     return device
 
 
