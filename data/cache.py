@@ -1,0 +1,123 @@
+"""Files that are whole or absent, and corpora kept in them under names that say what shaped them.
+
+A changed setting or a changed raw file changes the name, so a stale cache is never read; a corrupt one is built again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data.interactions import Corpus, Histories
+from data.schemas import UserError
+
+log = logging.getLogger("tiger.data")
+
+
+class LoadedCorpus(NamedTuple):
+    """A corpus, and what its loader had to say about the source (missing metadata, dropped rows)."""
+
+    corpus: Corpus
+    notes: list[str]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that takes its name if the block succeeds and is removed if it does not.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        raise UserError(f"cannot write to {path.parent} ({error.strerror}); choose a folder that can be written to") from error
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the 64 hex digits of the sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*parts: object) -> str:
+    """Returns 16 hex digits for a sequence of plain values (anything JSON can write)."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:16]
+
+
+def raw_fingerprint(paths: list[Path]) -> list[object]:
+    """Returns name, size and sha256 of each raw file, for ``digest``."""
+    return [(path.name, path.stat().st_size, file_sha256(path)) for path in paths]
+
+
+def cached_corpus(path: Path, build: Callable[[], LoadedCorpus], force: bool = False) -> LoadedCorpus:
+    """Returns the corpus kept in ``path``, or builds it and keeps it there; logs its notes either way.
+
+    Args:
+        path: the cache file; its name carries a hash of everything that shapes the corpus.
+        build: reads the raw files.
+        force: build even when a good cache is there.
+    """
+    loaded = None
+    if path.exists() and not force:
+        try:
+            loaded = _read(path)
+        except Exception as error:
+            log.warning("%s cannot be read (%s); building it again", path, type(error).__name__)
+    if loaded is None:
+        loaded = build()
+        with whole_file(path) as temporary:
+            torch.save(_payload(loaded), temporary)
+    for note in loaded.notes:
+        log.info(note)
+    return loaded
+
+
+def _payload(loaded: LoadedCorpus) -> dict[str, Tensor | list[str]]:
+    corpus = loaded.corpus
+    return {
+        "item_keys": corpus.item_keys,
+        "titles": corpus.titles,
+        "texts": corpus.texts,
+        "user_keys": corpus.user_keys,
+        "item_ids": corpus.histories.item_ids,
+        "offsets": corpus.histories.offsets,
+        "notes": loaded.notes,
+    }
+
+
+def _read(path: Path) -> LoadedCorpus:
+    """Reads plain tensors and strings only, and refuses arrays that do not fit together."""
+    payload = torch.load(path, map_location="cpu", weights_only=True)
+    item_ids, offsets = payload["item_ids"], payload["offsets"]
+    strings = [payload[name] for name in ("item_keys", "titles", "texts", "user_keys", "notes")]
+    if not all(isinstance(value, list) and all(isinstance(text, str) for text in value) for value in strings):
+        raise ValueError("lists of strings expected")
+    keys, titles, texts, users, notes = strings
+    fits = (
+        item_ids.dtype == offsets.dtype == torch.int64
+        and len(keys) == len(titles) == len(texts)
+        and offsets.shape == (len(users) + 1,)
+        and int(offsets[0]) == 0
+        and int(offsets[-1]) == len(item_ids)
+        and bool((offsets.diff() >= 0).all())
+        and bool(((item_ids >= 0) & (item_ids < len(keys))).all())
+    )
+    if not fits:
+        raise ValueError("the arrays do not fit together")
+    return LoadedCorpus(Corpus(keys, titles, texts, users, Histories(item_ids, offsets)), notes)

@@ -1,0 +1,210 @@
+"""What training reads: items with embeddings for stage 1, batches of histories for stage 2.
+
+Importing this module is cheap: table library, torch_geometric and sentence_transformers load when a corpus is read.
+
+Shape letters: B batch, N history length, P targets per row, S seen items, I items, E text-embedding width.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from data.interactions import Corpus, Histories, check_no_leak, item_popularity, leave_one_out
+from data.schemas import PAD, SeqBatch, UserError
+from data.windows import BatchPlanner, TrainPlan, prefix_rows, window_rows
+
+
+class RecDataset(Enum):
+    """The sources a config can name."""
+
+    AMAZON = 1
+    CUSTOM = 2
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data: a source, the folder it lies in, one split of it (for CUSTOM the files' name)."""
+
+    dataset: RecDataset
+    folder: str
+    split: str
+    force_process: bool = False
+
+
+class ItemData(NamedTuple):
+    """The catalogue as stage 1 reads it."""
+
+    embeddings: Tensor  # [I, E] float32
+    keys: list[str]
+    titles: list[str]
+    embeddings_hash: str  # sha256 of the float32 bytes, first 16 hex digits
+
+
+def load_corpus(config: DataConfig) -> Corpus:
+    """Returns the corpus, from the cache in the dataset folder when its raw files have been read before.
+
+    Raises:
+        UserError: an unknown source or split, or raw files that are missing or not what they should be.
+    """
+    folder = Path(config.folder).expanduser()
+    if config.dataset is RecDataset.AMAZON:
+        from data.p5 import SPLITS
+
+        if config.split not in SPLITS:  # told before torch_geometric is imported
+            raise UserError(f"train.dataset_split is {config.split!r}; the Amazon splits are {', '.join(SPLITS)}; choose one of them")
+        from data.amazon import AmazonReviews
+
+        return AmazonReviews(str(folder), config.split, config.force_process).corpus
+    if config.dataset is RecDataset.CUSTOM:
+        from data.custom import load_custom
+
+        return load_custom(folder, config.split, config.force_process).corpus
+    sources = ", ".join(f"%data.processed.RecDataset.{source.name}" for source in RecDataset)
+    raise UserError(f"train.dataset is {config.dataset!r}; expected one of {sources}")
+
+
+def load_items(
+    config: DataConfig, corpus: Corpus, item_embeddings: str | None, text_model: str, device: str | torch.device = "cpu"
+) -> ItemData:
+    """Returns the catalogue with its embeddings: read from a file if one is given, else encoded once and cached.
+
+    Args:
+        config: names the folder of the cache.
+        corpus: what ``load_corpus`` returned.
+        item_embeddings: a .npy file with one row for each item, or None.
+        text_model: the sentence encoder, a hub name or a directory; not looked at when ``item_embeddings`` is given.
+        device: where to encode.
+    """
+    from data.text import embed_texts, load_embeddings
+
+    if item_embeddings:
+        embeddings = load_embeddings(Path(item_embeddings).expanduser(), len(corpus.item_keys))
+    else:
+        embeddings = embed_texts(corpus.texts, text_model, Path(config.folder).expanduser() / "processed", device)
+    sha = hashlib.sha256(embeddings.numpy().astype("<f4").tobytes()).hexdigest()
+    return ItemData(embeddings, corpus.item_keys, corpus.titles, sha[:16])
+
+
+class SeqData:
+    """Histories cut into batches for training and evaluation, under the leave-one-out protocol.
+
+    Args:
+        corpus_histories: every interaction; the split is made and checked for leaks here.
+        num_items: I.
+        max_seq_len: items of history a row holds at most.
+        causal: rows hold a target behind each of their positions (for an encoder that looks only back); otherwise each row is
+            one target with its own history.
+
+    Raises:
+        UserError: no user has two training items, or max_seq_len is below 1.
+    """
+
+    def __init__(self, corpus_histories: Histories, num_items: int, max_seq_len: int = 20, causal: bool = True) -> None:
+        if max_seq_len < 1:
+            raise UserError(f"train.max_seq_len is {max_seq_len}; a history needs at least 1 item; raise it")
+        self.num_users = len(corpus_histories.offsets) - 1
+        self.num_items, self.max_seq_len, self.causal = num_items, max_seq_len, causal
+        self.split = leave_one_out(corpus_histories)
+        check_no_leak(self.split, corpus_histories)
+        self.popularity = item_popularity(self.split.train, num_items)  # [I] int64, counted in the training part
+        self.windows = (window_rows if causal else prefix_rows)(self.split.train, max_seq_len)
+        self.num_train_targets = int(self.windows.num_targets.sum())
+        if self.num_train_targets == 0:
+            raise UserError("no user has two training items, so there is nothing to predict; histories need at least four items")
+        self._planner = BatchPlanner(self.windows, max_seq_len)
+        self._plan: tuple[tuple[int, ...], TrainPlan] | None = None
+        self._train_lengths = self.split.train.offsets.diff()
+
+    def to(self, device: str | torch.device) -> "SeqData":
+        """Moves the arrays that batches are cut from; batches then come out on that device. Plans are made on the CPU."""
+        moved = [type(part)(*(field.to(device) for field in part)) for part in (self.split.train, self.split.full, self.windows)]
+        train, full, self.windows = moved
+        fields = [self.split.users, self.split.validation, self.split.test]
+        self.split = type(self.split)(train, *(field.to(device) for field in fields), full)
+        self.popularity, self._train_lengths, self._plan = self.popularity.to(device), self._train_lengths.to(device), None
+        return self
+
+    def steps_per_epoch(self, batch_size: int, world: int = 1) -> int:
+        """Returns the number of batches, the same in every epoch and at any world size: ``batch_size`` is that of all ranks."""
+        return len(self._planner.points(batch_size)) - 1
+
+    def train_plan(self, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> TrainPlan:
+        """Returns which rows make up which batch of an epoch, as the rank sees it."""
+        return self._planner.plan(batch_size, seed, epoch, rank, world)
+
+    def train_batch(self, step: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> SeqBatch:
+        """Returns the batch of a step, counted from 0 over all epochs: a function of its arguments and nothing else.
+
+        Args:
+            batch_size: targets (not rows) a batch holds at most, over all ranks.
+
+        Returns:
+            P = N for a causal encoder, else P = 1. A rank whose share of a small batch is empty gets one row without targets.
+        """
+        epoch, index = divmod(step, self.steps_per_epoch(batch_size))
+        key = (batch_size, seed, epoch, rank, world)
+        if self._plan is None or self._plan[0] != key:
+            plan = self.train_plan(*key)
+            self._plan = (key, plan._replace(rows=plan.rows.to(self.windows.starts.device)))
+        plan = self._plan[1]
+        width = int(plan.widths[index])
+        rows = plan.rows[int(plan.offsets[index]) : int(plan.offsets[index + 1])]
+        if len(rows):
+            return self._cut_rows(rows, width)
+        spare = self._cut_rows(plan.first_rows[index : index + 1].to(rows.device), width)
+        return spare._replace(targets=torch.full_like(spare.targets, PAD))
+
+    def _cut_rows(self, rows: Tensor, width: int) -> SeqBatch:
+        users, starts, lengths, num_targets = (field[rows] for field in self.windows)
+        item_ids = _cut(self.split.train.item_ids, starts, lengths, width)
+        if not self.causal:
+            return SeqBatch(users, item_ids, self.split.train.item_ids[starts + lengths, None], None)
+        targets = _cut(self.split.train.item_ids, starts + 1, lengths, width)
+        earlier = torch.arange(width, device=rows.device) < (lengths - num_targets)[:, None]
+        return SeqBatch(users, item_ids, targets.masked_fill(earlier, PAD), None)
+
+    def eval_batches(self, part: Literal["validation", "test"], batch_size: int, users: Tensor | None = None) -> Iterator[SeqBatch]:
+        """Yields every user with targets once, shortest histories first, in an order that depends on the data alone.
+
+        The validation history is the training items; the test history has the validation item as well.
+
+        Args:
+            part: which target.
+            batch_size: users a batch.
+            users: only these rows of the corpus; each must have targets.
+        """
+        if part not in ("validation", "test"):
+            raise ValueError(f"part must be 'validation' or 'test', got {part!r}")
+        eligible = self.split.users
+        if users is None:
+            chosen = torch.arange(len(eligible), device=eligible.device)
+        else:
+            wanted = users.to(eligible.device).unique()
+            chosen = torch.searchsorted(eligible, wanted).clamp(max=max(len(eligible) - 1, 0))
+            if len(wanted) and (len(eligible) == 0 or not torch.equal(eligible[chosen], wanted)):
+                raise ValueError("eval_batches was asked for users that have fewer than three items, hence no targets")
+        if len(chosen) == 0:
+            return
+        lengths = self._train_lengths[eligible[chosen]] + (part == "test")
+        for block in lengths.argsort(stable=True).split(batch_size):
+            yield self._cut_eval(part, eligible[chosen[block]], chosen[block], lengths[block])
+
+    def _cut_eval(self, part: str, users: Tensor, index: Tensor, lengths: Tensor) -> SeqBatch:
+        item_ids, offsets = self.split.full
+        starts, history = offsets[users], lengths.clamp(max=self.max_seq_len)
+        seen = _cut(item_ids, starts, lengths, int(lengths.max()))
+        target = (self.split.validation if part == "validation" else self.split.test)[index]
+        return SeqBatch(users, _cut(item_ids, starts + lengths - history, history, int(history.max())), target[:, None], seen)
+
+
+def _cut(item_ids: Tensor, starts: Tensor, lengths: Tensor, width: int) -> Tensor:
+    """Gathers ``item_ids[starts[b] : starts[b] + lengths[b]]`` for each b into [B, width], PAD on the right; never waits for the device."""
+    steps = torch.arange(width, device=item_ids.device)
+    cut = item_ids[(starts[:, None] + steps).clamp(max=len(item_ids) - 1)]
+    return cut.masked_fill(steps >= lengths[:, None], PAD)

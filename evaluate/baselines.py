@@ -1,0 +1,109 @@
+"""Two baselines without training: most popular, and a first-order Markov chain on the last item. Both are deterministic.
+
+They go through the same evaluator as the model. On small, sparse sets the Markov chain is hard to beat, and a table without it
+misleads. Shape letters: B batch, b rows of a chunk, N history length, S seen items, I items, T training interactions, U users.
+"""
+
+import torch
+from torch import Tensor
+
+from data.schemas import PAD, SeqBatch
+
+KEYS_IN_MEMORY = 2**22
+"""Bound on the ranking keys of one chunk of rows (32 MiB)."""
+
+
+class MostPopular:
+    """The same list for everybody: the most popular items of the training part.
+
+    Args:
+        order: [I] from ``metrics.tie_order`` with the training popularity; 0 = most popular.
+    """
+
+    def __init__(self, order: Tensor) -> None:
+        self.order = order
+        self.num_items = len(order)
+
+    def recommend(self, batch: SeqBatch, k: int, filter_history: bool) -> Tensor:
+        """The k best items for every row.
+
+        Args:
+            batch: histories; ``batch.seen`` (``batch.item_ids`` where that is None) holds what ``filter_history`` bars.
+            k: length of the lists.
+            filter_history: never recommend what the user already has.
+
+        Returns:
+            [B, k] int64, best first, PAD where fewer than k items are left; on the batch's device.
+        """
+        histories = batch.item_ids.to(self.order.device)
+        barred = (batch.item_ids if batch.seen is None else batch.seen).to(self.order.device) if filter_history else None
+        ranked = histories.new_full((len(histories), k), PAD)
+        rows = max(1, KEYS_IN_MEMORY // (self.num_items + 1))
+        for start in range(0, len(histories), rows):
+            part = slice(start, start + rows)
+            keys = self._keys(histories[part])
+            if barred is not None:
+                keys.scatter_(1, barred[part].masked_fill(barred[part] == PAD, self.num_items), -1)
+            best = keys.topk(min(k, self.num_items), dim=1)
+            ranked[part, : best.indices.shape[1]] = best.indices.masked_fill(best.values < 0, PAD)
+        return ranked.to(batch.item_ids.device)
+
+    def _keys(self, histories: Tensor) -> Tensor:
+        """Integer ranking keys [b, I + 1], all different within a row, higher = better; column I stands for PAD and is never chosen."""
+        popular = torch.cat([self.num_items - 1 - self.order, self.order.new_full((1,), -1)])
+        return popular.repeat(len(histories), 1)
+
+
+class LastItemMarkov(MostPopular):
+    """How often item j directly followed the user's last item in the training part; ties and the rest of the list by popularity.
+
+    Args:
+        train_item_ids: [T] int64, the users' training histories one after the other (CSR values).
+        train_offsets: [U + 1] int64, where each user's history starts (CSR offsets).
+        num_items: I.
+        order: [I] from ``metrics.tie_order`` with the training popularity.
+
+    Raises:
+        ValueError: the order does not rank num_items items, or the offsets do not span the training items.
+    """
+
+    def __init__(self, train_item_ids: Tensor, train_offsets: Tensor, num_items: int, order: Tensor) -> None:
+        super().__init__(order)
+        if len(order) != num_items:
+            raise ValueError(f"order ranks {len(order)} items, but num_items is {num_items}")
+        if int(train_offsets[0]) != 0 or int(train_offsets[-1]) != len(train_item_ids):
+            raise ValueError(f"train_offsets must run from 0 to {len(train_item_ids)}: got {train_offsets[[0, -1]].tolist()}")
+        item_ids, offsets = train_item_ids.to(order.device), train_offsets.to(order.device)
+        follows = torch.ones(len(item_ids), dtype=torch.bool, device=order.device)
+        follows[offsets[:-1][offsets[:-1] < len(item_ids)]] = False  # a user's first item follows nothing
+        pairs = item_ids[:-1] * num_items + item_ids[1:]
+        distinct, self.counts = pairs[follows[1:]].unique(return_counts=True)  # sorted: a CSR matrix of counts, row = the item before
+        self.next_items = distinct % num_items
+        self.row_starts = torch.searchsorted(distinct, torch.arange(num_items + 1, device=order.device) * num_items)
+
+    def _keys(self, histories: Tensor) -> Tensor:
+        """count * I + (I - 1 - order): exact in int64, so no two items tie."""
+        keys = super()._keys(histories)
+        last = last_items(histories)
+        start = self.row_starts[last.clamp(min=0)]
+        lengths = (self.row_starts[last.clamp(min=0) + 1] - start).masked_fill(last == PAD, 0)
+        row = torch.repeat_interleave(torch.arange(len(last), device=last.device), lengths)
+        within = torch.arange(len(row), device=last.device) - (lengths.cumsum(0) - lengths)[row]
+        entry = start[row] + within
+        keys[row, self.next_items[entry]] += self.counts[entry] * self.num_items
+        return keys
+
+
+def last_items(histories: Tensor) -> Tensor:
+    """The last item of every history.
+
+    Args:
+        histories: [B, N] int64, padded with PAD.
+
+    Returns:
+        [B] int64, PAD for an empty history.
+    """
+    guarded = torch.cat([histories.new_full((len(histories), 1), PAD), histories], dim=1)
+    position = torch.arange(guarded.shape[1], device=histories.device)
+    last = torch.where(guarded != PAD, position, 0).amax(dim=1, keepdim=True)
+    return guarded.gather(1, last).squeeze(1)
