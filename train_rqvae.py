@@ -250,7 +250,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, run: 
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * factor
         batch = items[rows(step)]
-        with torch.autocast(placement.device.type, placement.autocast_dtype, enabled=placement.autocast_dtype is not None):
+        with placement.autocast():
             if step < recipe.autoencoder_steps:
                 output, loss = None, model.autoencoding_loss(batch)
             else:

@@ -73,7 +73,7 @@ def constrained_beam_search(
     tuples = node
     # Depths 0..C-1 write a code; depth C opens the leaves into their items, which costs nothing where each holds one.
     for depth in range(trie.depth + 1):
-        first, count = trie.children(depth, node)
+        first, count = trie.children_of(depth, node)
         slots = torch.arange(trie.widest[depth], device=device)
         children = first.unsqueeze(-1) + slots
         exists = slots < count.unsqueeze(-1)
@@ -111,7 +111,7 @@ def _barred_children(trie: PrefixTrie, depth: int, node: Tensor, first: Tensor, 
     real = exhausted != PAD
     child = exhausted.clamp_min(0)
     parent = trie.parent(depth + 1, child)
-    slot = (child - trie.children(depth, parent).first).unsqueeze(1).expand(-1, node.shape[1], -1)
+    slot = (child - trie.children_of(depth, parent).first).unsqueeze(1).expand(-1, node.shape[1], -1)
     is_child = (node.unsqueeze(-1) == parent.unsqueeze(1)) & real.unsqueeze(1)
     hits = torch.zeros(*node.shape, width, dtype=torch.int32, device=node.device)
     return hits.scatter_add_(-1, slot, is_child.int()) > 0

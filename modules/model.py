@@ -27,9 +27,9 @@ POSITIONS = ("relative", "learned")
 class DecoderConfig:
     """Shape of the encoder-decoder; with the tokenizer's vocabulary sizes all that is needed to rebuild it."""
 
-    embed_dim: int = 64
-    attn_dim: int = 512
-    num_heads: int = 8
+    embed_dim: int = 128
+    attn_dim: int = 384
+    num_heads: int = 6
     num_layers: int = 4
     ff_dim: int = 1024
     dropout: float = 0.1

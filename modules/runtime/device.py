@@ -15,6 +15,10 @@ class Placement(NamedTuple):
     autocast_dtype: torch.dtype | None  # None: no autocast
     why: str  # one line for the start of the run
 
+    def autocast(self) -> torch.autocast:
+        """The context that forward passes run in."""
+        return torch.autocast(self.device.type, self.autocast_dtype or torch.bfloat16, enabled=self.autocast_dtype is not None)
+
 
 def place(device: str, amp: bool, mixed_precision_type: str) -> Placement:
     """Decides device and autocast.

@@ -83,7 +83,7 @@ class SemanticIdTokenizer(nn.Module):
     def items_of(self, sem_ids: Tensor) -> Tensor:
         """Item [...] of each whole ID [..., C]; PAD where there is none; the first in the seeded order where several share it."""
         leaf = self.trie.find(sem_ids)
-        first = self.trie.children(self.trie.depth, leaf.clamp_min(0)).first
+        first = self.trie.children_of(self.trie.depth, leaf.clamp_min(0)).first
         return torch.where(leaf == PAD, PAD, self.trie.items[first].long())
 
     def exists_prefix(self, prefix: Tensor) -> Tensor:

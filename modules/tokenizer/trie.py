@@ -72,7 +72,7 @@ class PrefixTrie(nn.Module):
         """Distinct code tuples of length ``depth``."""
         return len(self._offsets(depth)) - 1
 
-    def children(self, depth: int, node: Tensor) -> Children:
+    def children_of(self, depth: int, node: Tensor) -> Children:
         """Children at ``depth + 1`` of the nodes at ``depth``; at depth C: positions in ``items``."""
         offsets = self._offsets(depth)
         first = offsets[node].long()
@@ -99,13 +99,13 @@ class PrefixTrie(nn.Module):
         node = torch.zeros(prefix.shape[:-1], dtype=torch.int64, device=prefix.device)
         for depth in range(prefix.shape[-1]):
             codes, wanted = self.get_buffer(f"codes_{depth}"), prefix[..., depth]
-            low, count = self.children(depth, node.clamp_min(0))
+            low, count = self.children_of(depth, node.clamp_min(0))
             high = low + count
             for _ in range(self.widest[depth].bit_length()):  # binary search among the children, which are sorted by code
                 middle = (low + high) // 2
                 smaller = (codes[middle.clamp_max(len(codes) - 1)] < wanted) & (low < high)
                 low, high = torch.where(smaller, middle + 1, low), torch.where(smaller, high, middle)
-            first, count = self.children(depth, node.clamp_min(0))
+            first, count = self.children_of(depth, node.clamp_min(0))
             exists = (node != PAD) & (low < first + count) & (codes[low.clamp_max(len(codes) - 1)] == wanted)
             node = torch.where(exists, low, PAD)
         return node

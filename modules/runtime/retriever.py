@@ -1,0 +1,73 @@
+"""A trained run as a whole: encoder-decoder, tokenizer and titles, saved to and loaded from one directory, and asked for items."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data.schemas import SeqBatch, UserError
+from modules.decoding import SearchResult
+from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
+from modules.runtime.checkpoint import load_weights
+from modules.runtime.run import write_text
+from modules.tokenizer.semids import SemanticIdTokenizer
+
+WEIGHTS = "model.safetensors"
+
+
+class Retriever(NamedTuple):
+    """What turns histories into items."""
+
+    model: EncoderDecoderRetrievalModel
+    tokenizer: SemanticIdTokenizer
+    titles: list[str]  # [I]
+
+    def search(self, batch: SeqBatch, beam_size: int, seen: Tensor | None) -> SearchResult:
+        """The ``beam_size`` best items of every history; ``seen`` [B, S] items cannot come back. ``tuples`` are taken before the collision code."""
+        tokenized = self.tokenizer(batch)
+        return self.model.generate_next_sem_id(tokenized, self.tokenizer.trie, beam_size, seen, self.tokenizer.num_levels)
+
+
+def describe_retriever(folder: Path, config: DecoderConfig, tokenizer: SemanticIdTokenizer, titles: Sequence[str]) -> None:
+    """Writes all of a run but its weights: shape, tokenizer and titles."""
+    write_text(folder / "config.json", json.dumps({"decoder": asdict(config), "vocab_sizes": tokenizer.vocab_sizes}, indent=1))
+    write_text(folder / "titles.json", json.dumps(list(titles)))
+    tokenizer.save(folder)
+
+
+def load_retriever(folder: Path, device: torch.device | str = "cpu") -> Retriever:
+    """Reads a run of stage 2.
+
+    Raises:
+        UserError: not such a run, or a damaged one.
+    """
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        titles = json.loads((folder / "titles.json").read_text())
+        config, vocab_sizes = DecoderConfig(**described["decoder"]), described["vocab_sizes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not a run of train_decoder.py ({error}); give the directory that it printed as 'run'") from error
+    tokenizer = SemanticIdTokenizer.load(folder).to(device)
+    model = EncoderDecoderRetrievalModel(config, vocab_sizes)
+    load_weights(model, folder / WEIGHTS)
+    return Retriever(model.to(device).eval(), tokenizer, titles)
+
+
+def find_tokenizer(path: str, split: str) -> Path:
+    """The run directory of stage 1 that ``path`` means: itself, or its subdirectory named after the split.
+
+    Raises:
+        UserError: neither holds a tokenizer.
+    """
+    candidates = [Path(path), Path(path) / split]
+    for candidate in candidates:
+        if (candidate / "tokenizer.json").exists():
+            return candidate
+    raise UserError(
+        f"no semantic IDs in {' or '.join(map(str, candidates))}: run train_rqvae.py for this dataset and split first, "
+        "or point train.pretrained_rqvae_path at its run directory"
+    )
