@@ -3,10 +3,10 @@
     python train_decoder.py configs/decoder_amazon.gin                       # Amazon Beauty, after train_rqvae.py configs/rqvae_amazon.gin
     python train_decoder.py configs/decoder_amazon.gin dataset_split=toys    # any parameter can be overridden: name=value
 
-Reads the semantic IDs of a stage-1 run, trains on every (history, next item) pair of the training part, selects the checkpoint on validation
-ndcg@10 and reads the test items once, at the end. The run directory under train.save_dir_root holds the weights, config.gin, log.jsonl and
-metrics.json; `python recommend.py RUN --history "..."` asks it for items. The same command again goes on where an interrupted run stopped.
---print-config prints the resolved config, --help every parameter.
+Reads the semantic IDs of a stage-1 run, trains on every (history, next item) pair of the training part, selects the checkpoint on
+validation ndcg@10 and reads the test items once, at the end. The run directory under train.save_dir_root holds the weights, config.gin,
+log.jsonl and metrics.json; `python recommend.py RUN --history "..."` asks it for items. The same command again goes on where an
+interrupted run stopped. --print-config prints the resolved config, --help every parameter.
 """
 
 import os
@@ -35,7 +35,7 @@ from modules.runtime.checkpoint import load_weights, resume_from, save_checkpoin
 from modules.runtime.config import run_script
 from modules.runtime.device import Placement, place, set_seed
 from modules.runtime.retriever import WEIGHTS, Retriever, describe_retriever, find_tokenizer
-from modules.runtime.run import Run
+from modules.runtime.run import Run, write_text
 from modules.scheduler import SCHEDULES, learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -228,9 +228,8 @@ def train(
     print(f"device   {placement.why}")
     print(f"data     {statistics(corpus).describe()}; split {split_hash(corpus.histories)}")
     print(f"IDs      {rqvae_run}: codes {' + '.join(map(str, tokenizer.vocab_sizes))}")
-    print(
-        f"model    {parameters:,} parameters: {attn_layers} encoder + {attn_layers} decoder layers, width {decoder_embed_dim}, {encoder_attention}"
-    )
+    stacks = f"{attn_layers} encoder + {attn_layers} decoder layers of width {decoder_embed_dim}"
+    print(f"model    {parameters:,} parameters: {stacks}, {encoder_attention} encoder")
     print(f"training {iterations:,} steps of {batch_size} targets, {steps:,} steps an epoch ({iterations / steps:.1f} epochs)")
     print(f"run      {run.folder}", flush=True)
 
@@ -280,7 +279,7 @@ def check_rqvae(folder: Path, expected: dict[str, object]) -> None:
 
 
 def fit(retriever: Retriever, data: SeqData, judge: "Judge", recipe: Recipe, placement: Placement, run: Run) -> float:
-    """Trains the model in place, from its last checkpoint if there is one; leaves the best weights in the run and returns seconds of training."""
+    """Trains the model, from its last checkpoint if there is one; leaves the best weights in the run and returns seconds of training."""
     model, tokenizer, _ = retriever
     optimizer = make_optimizer(model, recipe)
     resumed = resume_from(run.folder, model, optimizer)
@@ -444,7 +443,7 @@ def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool
         metrics[part] = {name: evaluation.to_json() for name, evaluation in rows}
     text.append(examples(judge, corpus))
     run_text = "\n\n".join(text)
-    (run.folder / "report.txt").write_text(run_text + "\n")
+    write_text(run.folder / "report.txt", run_text + "\n")
     run.finish(metrics)
     print(f"\n{run_text}\n\ntraining {seconds:.0f} s\nsaved    {run.folder}")
 

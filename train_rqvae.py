@@ -4,9 +4,10 @@
     python train_rqvae.py configs/rqvae_amazon.gin dataset_split=toys       # any parameter can be overridden: name=value
     python train_rqvae.py configs/rqvae_amazon.gin item_embeddings=my.npy   # your own [items, width] vectors instead of a text encoder
 
-Loads the catalogue, embeds its texts (once, cached), trains an RQ-VAE on all items and writes a run directory under train.save_dir_root with the
-weights, the semantic IDs of all items (tokenizer.safetensors, tokenizer.json), config.gin, log.jsonl and metrics.json. Stage 2 reads that directory.
-The same command again goes on where an interrupted run stopped. --print-config prints the resolved config, --help every parameter.
+Loads the catalogue, embeds its texts (once, cached), trains an RQ-VAE on all items and writes a run directory under train.save_dir_root
+with the weights, the semantic IDs of all items (tokenizer.safetensors, tokenizer.json), config.gin, log.jsonl and metrics.json. Stage 2
+reads that directory. The same command again goes on where an interrupted run stopped. --print-config prints the resolved config, --help
+every parameter.
 """
 
 import os
@@ -27,13 +28,14 @@ from tqdm import tqdm
 
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
+from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health, collapse_warnings
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import load_weights, resume_from, save_checkpoint, save_weights
 from modules.runtime.config import run_script
 from modules.runtime.device import Placement, place, set_seed
-from modules.runtime.run import Run
+from modules.runtime.run import Run, write_text
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -110,14 +112,14 @@ def train(
         warmup_steps: steps over which the learning rate rises.
         commitment_weight: beta of the commitment loss.
         use_kmeans_init: set each codebook to the k-means centroids of the whole catalogue's residuals.
-        autoencoder_steps: first steps, without the quantizer, after which k-means finds latents that stay where they are; part of iterations.
+        autoencoder_steps: first steps, without the quantizer, after which k-means finds latents that stay put; part of iterations.
         vae_input_dim: width of the item embeddings; checked against them.
         vae_embed_dim: width of the latent and of the codewords.
         vae_hidden_dims: hidden widths of the encoder; the decoder mirrors them.
         vae_codebook_size: codes a level.
         vae_n_layers: levels of residual quantization.
         vae_codebook_mode: gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK.
-        vae_input_norm: center_unit (subtract the catalogue's mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none.
+        vae_input_norm: center_unit (subtract the mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none.
         gumbel_temperature_start: first temperature of GUMBEL_SOFTMAX, in units of the mean squared distance to the nearest codeword.
         gumbel_temperature_end: its last; reached after 80 % of the steps.
         do_eval: hold out 5 % of the items and report their reconstruction; the codes are then trained on the rest.
@@ -169,19 +171,13 @@ def train(
 
     print(f"device   {placement.why}")
     print(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}")
-    print(
-        f"model    {sum(p.numel() for p in model.parameters()):,} parameters; {vae_n_layers} x {vae_codebook_size} codes of width {vae_embed_dim}"
-    )
-    print(
-        f"training {iterations:,} steps of {batch_size} items ({iterations * batch_size / len(training):,.0f} passes), {vae_codebook_mode.name}"
-    )
+    parameters, passes = sum(p.numel() for p in model.parameters()), iterations * batch_size / len(training)
+    print(f"model    {parameters:,} parameters; {vae_n_layers} x {vae_codebook_size} codes of width {vae_embed_dim}")
+    print(f"training {iterations:,} steps of {batch_size} items ({passes:.0f} passes), {vae_codebook_mode.name}")
     print(f"run      {run.folder}", flush=True)
 
     seconds = fit(model, training, recipe, placement, run)
-    health = finish(model, items, held_out, run, seconds, seed)
-    problems = collapse_warnings(health, [vae_codebook_size] * vae_n_layers)
-    if problems and not allow_collapse:
-        raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
+    finish(model, items, held_out, run, seconds, seed, allow_collapse)
     print(f"next     python train_decoder.py <decoder config> pretrained_rqvae_path={run.folder}")
 
 
@@ -200,7 +196,7 @@ def check_width(embeddings: Tensor, expected: int) -> None:
     found = embeddings.shape[1]
     if found != expected:
         raise UserError(
-            f"train.vae_input_dim is {expected} but the item embeddings are {found} wide; set train.vae_input_dim = {found} or use another encoder"
+            f"train.vae_input_dim is {expected} but the item embeddings are {found} wide; set train.vae_input_dim = {found} or change them"
         )
 
 
@@ -214,7 +210,7 @@ def split_items(embeddings: Tensor, do_eval: bool, seed: int) -> tuple[Tensor, T
 
 
 def index_batches(num_items: int, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Tensor]:
-    """The rows of a step as a function of the step alone: pass after pass over a seeded permutation, so that a resumed run draws the same."""
+    """The rows of a step as a function of the step alone, pass after pass over a seeded permutation: a resumed run draws the same."""
     size = min(batch_size, num_items)
     per_pass = num_items // size
     cached: tuple[int, Tensor] | None = None
@@ -254,7 +250,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, run: 
             if step < recipe.autoencoder_steps:
                 output, loss = None, model.autoencoding_loss(batch)
             else:
-                output = model(batch, temperature_at(step, recipe))
+                output = model(batch, annealed_temperature(step, recipe.iterations, recipe.temperature_start, recipe.temperature_end))
                 loss = output.loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -288,13 +284,6 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, run: 
     return seconds_before + time.perf_counter() - began
 
 
-def temperature_at(step: int, recipe: Recipe) -> float:
-    """The Gumbel-softmax temperature of a step."""
-    from distributions.gumbel import annealed_temperature
-
-    return annealed_temperature(step, recipe.iterations, recipe.temperature_start, recipe.temperature_end)
-
-
 def describe(health: CodebookHealth) -> str:
     """Usage, perplexity and collisions on one line."""
     usage = "/".join(f"{100 * share:.0f}" for share in health.usage)
@@ -303,11 +292,20 @@ def describe(health: CodebookHealth) -> str:
 
 
 @torch.no_grad()
-def finish(model: RqVae, items: ItemData, held_out: Tensor | None, run: Run, seconds: float, seed: int) -> CodebookHealth:
-    """Writes weights, tokenizer and metrics; returns the health of the codes of all items."""
+def finish(
+    model: RqVae, items: ItemData, held_out: Tensor | None, run: Run, seconds: float, seed: int, allow_collapse: bool
+) -> CodebookHealth:
+    """Writes weights, tokenizer and metrics; returns the health of the codes of all items.
+
+    Raises:
+        UserError: a level collapsed and that is not allowed; nothing is written then, so that no decoder is trained on such codes.
+    """
     model.eval()
     tokenizer = SemanticIdTokenizer.from_rqvae(model, items.embeddings, items.keys, items.embeddings_hash, seed)
     health = codebook_health(tokenizer.sem_ids[:, : tokenizer.num_levels].cpu(), tokenizer.info.codebook_sizes)
+    problems = collapse_warnings(health, tokenizer.info.codebook_sizes)
+    if problems and not allow_collapse:
+        raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
     device = model.input_mean.device
     reconstruction = model(items.embeddings.to(device)).reconstruction_loss.item()
     metrics: dict[str, object] = {
@@ -319,12 +317,10 @@ def finish(model: RqVae, items: ItemData, held_out: Tensor | None, run: Run, sec
     }
     save_weights(model, run.folder / "model.safetensors")
     described = asdict(model.config) | {"mode": model.config.mode.name}
-    (run.folder / "config.json").write_text(json.dumps({"rqvae": described}, indent=1))
+    write_text(run.folder / "config.json", json.dumps({"rqvae": described}, indent=1))
     tokenizer.save(run.folder)
     run.finish(metrics)
-    print(
-        f"\ncodes    {describe(health)}, largest group {health.largest_group}; reconstruction {reconstruction:.4f}; {seconds:.0f} s of training"
-    )
+    print(f"\ncodes    {describe(health)}, largest group {health.largest_group}; reconstruction {reconstruction:.4f}; {seconds:.0f} s")
     print(f"saved    {run.folder}")
     return health
 

@@ -2,8 +2,8 @@
 
 Every beam carries its trie node; a step scores the children of all beams and keeps the best. No value steers Python, so there is no
 synchronisation with the host and a search of given shapes is one static graph.
-A code's score is its log-probability under the model's softmax over the *whole* codebook of the level, not renormalised over the children that
-exist: an ID's score is then the model's own log-probability, comparable between histories and between searches of any width.
+A code's score is its log-probability under the model's softmax over the *whole* codebook of the level, not renormalised over the children
+that exist: an ID's score is then the model's own log-probability, comparable between histories and between searches of any width.
 Shape letters: B batch, W beams, K codes of a level, M most children of a node, S items of a history, C codes of an ID.
 """
 

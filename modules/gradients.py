@@ -1,7 +1,8 @@
 """How gradients cross a quantizer: straight-through and rotation trick, as pure functions of a latent and its quantization.
 
-Each returns the value of ``quantized`` and lets the gradient reach ``latent`` only; the codebooks learn from their own loss. They are applied
-once, to the sum of the chosen codewords over all levels, so that the reconstruction gradient reaches the encoder once for any number of levels.
+Each returns the value of ``quantized`` and lets the gradient reach ``latent`` only; the codebooks learn from their own loss. They are
+applied once, to the sum of the chosen codewords over all levels, so that the reconstruction gradient reaches the encoder once for any
+number of levels.
 Shape letters: B batch, D width.
 """
 

@@ -1,7 +1,8 @@
 """The sequence model: a Transformer encoder reads a history as codes, a decoder writes the next item's (TIGER, section 3.2).
 
-``encoder_attention = "causal"``: the tokens of an item see the items up to their own, so one encoder pass over a user's history serves all of
-its prefixes, and the decoder runs for every position at once. ``"bidirectional"`` is the paper's encoder: one pass per (history, next item).
+``encoder_attention = "causal"``: the tokens of an item see the items up to their own, so one encoder pass over a user's history serves all
+of its prefixes, and the decoder runs for every position at once. ``"bidirectional"`` is the paper's encoder: one pass per (history, next
+item).
 Shape letters: B batch, N history length, P targets a row, C codes of an ID, D width, S = encoder tokens, W beams, K codes of a level.
 """
 
@@ -135,7 +136,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         return Encoded(self.decoder.memory(encoded), items, mask)
 
     def _cross_bias(self, encoded: Encoded, last_items: Tensor) -> Tensor:
-        """[B or 1, H, P, S]: distance of each target's last history item ``last_items`` [B or 1, P] to each token; later items are barred."""
+        """[B or 1, H, P, S]: by distance of each target's last item ``last_items`` [B or 1, P] to each token; later items are barred."""
         bias = self.cross_bias(last_items, encoded.token_items)
         later = encoded.token_items.unsqueeze(-2) > last_items.unsqueeze(-1)
         return self._in_compute_dtype(bias.masked_fill(later.unsqueeze(1), -torch.inf))

@@ -1,7 +1,7 @@
 """The RQ-VAE: MLP encoder, residual quantizer over L codebooks, mirrored MLP decoder (TIGER, section 3.1; Zeghidour et al. 2021).
 
-An item's text embedding is normalised by statistics of the whole catalogue (saved with the weights), encoded, quantized level after level and
-decoded. The codes of the levels are the item's semantic ID, before the collision code.
+An item's text embedding is normalised by statistics of the whole catalogue (saved with the weights), encoded, quantized level after level
+and decoded. The codes of the levels are the item's semantic ID, before the collision code.
 Shape letters: B batch, I items, E input width, D latent width, L levels, K codebook size.
 """
 

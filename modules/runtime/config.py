@@ -190,7 +190,7 @@ def _gin_value(value: object) -> str:
 
 
 def _gin_literal(text: str) -> str:
-    """A command line's value as gin reads it: literals and %constants as they are, anything else as a string, so that paths need no quotes."""
+    """A command line's value as gin reads it: literals and %constants as they are, the rest as strings: paths need no quotes."""
     if text.startswith("%"):
         return text
     try:

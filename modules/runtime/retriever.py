@@ -27,7 +27,7 @@ class Retriever(NamedTuple):
     titles: list[str]  # [I]
 
     def search(self, batch: SeqBatch, beam_size: int, seen: Tensor | None) -> SearchResult:
-        """The ``beam_size`` best items of every history; ``seen`` [B, S] items cannot come back. ``tuples`` are taken before the collision code."""
+        """The ``beam_size`` best items of every history but those in ``seen`` [B, S]; ``tuples`` are those before the collision code."""
         tokenized = self.tokenizer(batch)
         return self.model.generate_next_sem_id(tokenized, self.tokenizer.trie, beam_size, seen, self.tokenizer.num_levels)
 

@@ -14,7 +14,7 @@ import torch
 from data.schemas import UserError
 from modules.runtime.config import ROOT, config_text
 
-NOT_COMPARED = {"resume", "device", "save_model_every", "force_dataset_process"}
+NOT_COMPARED = {"resume", "device", "save_model_every", "force_dataset_process", "allow_collapse"}
 """Parameters that may differ between a run and its continuation."""
 
 

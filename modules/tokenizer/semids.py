@@ -1,7 +1,7 @@
 """SemanticIdTokenizer: the frozen RQ-VAE's codes plus a collision code, as a table item <-> semantic ID that is saved and loaded whole.
 
-TIGER, section 3.1: items that share all L codes are told apart by one more integer. Which item gets which integer is drawn from a seeded order of
-the items' external ids, never from their row numbers, which in public files follow first appearance and leak the future.
+TIGER, section 3.1: items that share all L codes are told apart by one more integer. Which item gets which integer is drawn from a seeded
+order of the items' external ids, never from their row numbers, which in public files follow first appearance and leak the future.
 Shape letters: I items, L levels, C = L + 1 codes with the collision code, B batch, N history length, P targets.
 """
 

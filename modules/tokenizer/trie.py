@@ -1,7 +1,7 @@
 """PrefixTrie: all semantic IDs as a tree in flat sorted arrays, so that a search step costs the same at any number of items.
 
-Nodes of a depth are numbered in the order of their code tuples, so the children of a node are neighbours: one offset a node finds them (CSR).
-The last offset leads from a leaf to its items: one with a collision code, possibly several without.
+Nodes of a depth are numbered in the order of their code tuples, so the children of a node are neighbours: one offset a node finds them
+(CSR). The last offset leads from a leaf to its items: one with a collision code, possibly several without.
 Shape letters: I items, C codes of an ID, B batch, W beams, S items of a history.
 """
 

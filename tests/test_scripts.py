@@ -1,0 +1,227 @@
+"""Both scripts and recommend.py, end to end, on small data with a planted order."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import recommend
+import train_decoder
+import train_rqvae
+from modules.runtime.config import ROOT, run_script
+from modules.runtime.retriever import load_retriever
+from tests.synthetic import write_embeddings, write_p5
+
+ITEMS, USERS = 120, 400
+RQVAE = [
+    "iterations=250",
+    "autoencoder_steps=80",
+    "batch_size=64",
+    "vae_input_dim=32",
+    "vae_embed_dim=8",
+    "vae_hidden_dims=[32]",
+    "vae_codebook_size=8",
+    "vae_n_layers=3",
+    "eval_every=50",
+    "save_model_every=60",
+    "device=cpu",
+]
+DECODER = [
+    "iterations=300",
+    "batch_size=128",
+    "learning_rate=3e-3",
+    "warmup_steps=20",
+    "decoder_embed_dim=32",
+    "attn_embed_dim=32",
+    "attn_heads=2",
+    "attn_layers=1",
+    "decoder_ff_dim=64",
+    "num_user_bins=16",
+    "beam_size=20",
+    "full_eval_every=100",
+    "partial_eval_every=50",
+    "log_every=1",
+    "save_model_every=70",
+    "eval_users=None",
+    "device=cpu",
+]
+
+
+def run_rqvae(folder: Path, *overrides: str, code: int = 0) -> None:
+    given = [f"dataset_folder={folder}", f"item_embeddings={folder}/items.npy", f"save_dir_root={folder}/rqvae", *RQVAE, *overrides]
+    assert run_script(train_rqvae.train, "", ["configs/rqvae_amazon.gin", *given]) == code
+
+
+def run_decoder(folder: Path, *overrides: str, code: int = 0) -> None:
+    given = [f"dataset_folder={folder}", f"pretrained_rqvae_path={folder}/rqvae", f"save_dir_root={folder}/decoder", *DECODER, *overrides]
+    assert run_script(train_decoder.train, "", ["configs/decoder_amazon.gin", *given]) == code
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    write_p5(folder, USERS, ITEMS)
+    write_embeddings(folder / "items.npy", ITEMS)
+    run_rqvae(folder)
+    run_decoder(folder)
+    return folder
+
+
+def losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_the_rqvae_run_holds_everything_stage_two_and_a_reader_need(trained: Path) -> None:
+    run = trained / "rqvae" / "beauty"
+    names = {"config.gin", "config.json", "environment.json", "log.jsonl", "metrics.json", "model.safetensors"}
+    assert names | {"tokenizer.json", "tokenizer.safetensors"} <= {path.name for path in run.iterdir()}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert min(metrics["usage"]) > 0.7
+    ids = load_file(run / "tokenizer.safetensors")["sem_ids"]
+    assert ids.shape == (ITEMS, 4)
+    assert len(ids.unique(dim=0)) == ITEMS
+
+
+def test_the_trained_model_beats_popularity_and_finds_the_planted_successors(trained: Path) -> None:
+    metrics = json.loads((trained / "decoder" / "beauty" / "metrics.json").read_text())
+    tiger, popular = (metrics["test"][name]["metrics"]["recall@10"] for name in ("TIGER", "most popular"))
+    assert tiger > 3 * popular
+    assert tiger > 0.5
+    figures = metrics["test"]["TIGER"]["metrics"]
+    assert figures["code_gap@10"] == pytest.approx(figures["code_recall@10"] - figures["recall@10"])
+
+
+def test_the_report_shows_baselines_intervals_and_titles(trained: Path) -> None:
+    text = (trained / "decoder" / "beauty" / "report.txt").read_text()
+    for wanted in ("TIGER", "most popular", "Markov", "validation", "test", "95 %", "held out", "No. "):
+        assert wanted in text
+
+
+def test_the_test_items_stay_unread_without_do_eval(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[str] = []
+    original = train_decoder.SeqData.eval_batches
+
+    def watched(self, part, *arguments):
+        parts.append(part)
+        return original(self, part, *arguments)
+
+    monkeypatch.setattr(train_decoder.SeqData, "eval_batches", watched)
+    run_decoder(trained, "iterations=2", f"save_dir_root={trained}/unread", "do_eval=False", "full_eval_every=1")
+    assert set(parts) == {"validation"}
+    assert "test" not in json.loads((trained / "unread" / "beauty" / "metrics.json").read_text())
+
+
+def test_selection_keeps_the_best_validation_checkpoint(trained: Path) -> None:
+    run = trained / "decoder" / "beauty"
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    best = max(line["validation"]["ndcg@10"] for line in lines if "validation" in line)
+    final = json.loads((run / "metrics.json").read_text())["validation"]["TIGER"]["metrics"]["ndcg@10"]
+    assert final == pytest.approx(best, abs=1e-12)
+
+
+def test_a_finished_run_says_so_and_keeps_its_weights(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = trained / "decoder" / "beauty" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    run_decoder(trained)
+    assert "finished" in capsys.readouterr().out
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_directory_is_refused_by_name(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_decoder(trained, "learning_rate=1e-4", code=2)
+    assert "learning_rate was 0.003 and is now 0.0001" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_resumed_run_equals_an_unbroken_one(stage: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, run = {"rqvae": (train_rqvae, run_rqvae), "decoder": (train_decoder, run_decoder)}[stage]
+    root = f"save_dir_root={tmp_path}"
+    saved = script.save_checkpoint
+
+    def save_and_die(folder, step, *rest):
+        saved(folder, step, *rest)
+        if step >= 120:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "save_checkpoint", save_and_die)
+    run(trained, root, code=130)
+    monkeypatch.setattr(script, "save_checkpoint", saved)
+    run(trained, root)
+    unbroken, broken = trained / stage / "beauty", tmp_path / "beauty"
+    assert losses(broken) == losses(unbroken)
+    first, second = load_file(unbroken / "model.safetensors"), load_file(broken / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_checkpoint_gives_the_same_digits(trained: Path, tmp_path: Path) -> None:
+    run_decoder(trained, f"save_dir_root={tmp_path}")
+    first, second = (json.loads((folder / "beauty" / "metrics.json").read_text()) for folder in (trained / "decoder", tmp_path))
+    first.pop("training_seconds"), second.pop("training_seconds")
+    assert first == second
+
+
+def test_a_tokenizer_of_other_items_is_refused_in_words(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_p5(tmp_path, USERS, ITEMS + 10)
+    run_decoder(tmp_path, f"pretrained_rqvae_path={trained}/rqvae", code=2)
+    assert "made for other items" in capsys.readouterr().err
+
+
+def test_vae_lines_that_contradict_the_tokenizer_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_decoder(trained, "vae_n_layers=4", f"save_dir_root={trained}/contradiction", code=2)
+    assert "train.vae_n_layers is 4 but the tokenizer" in capsys.readouterr().err
+
+
+def test_embeddings_of_another_width_are_refused_with_the_line_to_write(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_rqvae(trained, "vae_input_dim=768", f"save_dir_root={tmp_path}", code=2)
+    assert "set train.vae_input_dim = 32" in capsys.readouterr().err
+
+
+def test_a_collapsed_ending_is_an_error_unless_allowed(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    collapsed = ["vae_codebook_size=100", "vae_n_layers=1", "iterations=2", "use_kmeans_init=False", "learning_rate=1e-6"]
+    run_rqvae(trained, *collapsed, f"save_dir_root={tmp_path}/no", code=2)
+    assert "allow_collapse" in capsys.readouterr().err
+    run_rqvae(trained, *collapsed, f"save_dir_root={tmp_path}/yes", "allow_collapse=True")
+
+
+def test_recommend_takes_ids_and_titles_and_gives_titled_items(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained / "decoder" / "beauty"
+    retriever = load_retriever(run)
+    key, title = retriever.tokenizer.info.item_keys[3], retriever.titles[5]
+    assert recommend.main([str(run), "--history", f"{key} | {title}", "--k", "7"]) == 0
+    shown = capsys.readouterr().out.partition("recommended\n")[2].strip().splitlines()
+    assert len(shown) == 7
+    assert not any(retriever.tokenizer.info.item_keys[item] in line for line in shown for item in (3, 5))
+    assert all("No. " in line and "log p" in line for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("history", "words"),
+    [("no such thing", "no item has"), (" | ", "history is empty"), ("No. 1", "items match")],
+    ids=["unknown", "empty", "many"],
+)
+def test_recommend_answers_mistakes_in_one_sentence(trained: Path, history: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recommend.main([str(trained / "decoder" / "beauty"), "--history", history]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_recommend_refuses_a_directory_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recommend.main([str(tmp_path), "--history", "x"]) == 2
+    assert "not a run of train_decoder.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["train_rqvae.py", "train_decoder.py"])
+def test_a_misspelled_parameter_gets_a_sentence_and_exit_code_two_from_the_shell(script: str) -> None:
+    config = f"configs/{script.removeprefix('train_').removesuffix('.py')}_amazon.gin"
+    done = subprocess.run([sys.executable, script, config, "itterations=5"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "did you mean 'iterations'" in done.stderr
+    assert "Traceback" not in done.stderr
