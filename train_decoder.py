@@ -157,7 +157,8 @@ def train(
         vae_codebook_size: checked if given.
         vae_n_layers: checked if given.
         beam_size: beams of the search; at least the largest k.
-        filter_history: the search bars items of the user's history; selection uses this. The report has the plain figure too.
+        filter_history: the search bars items of the user's history (a repeated item can then not be hit); selection uses this; the test
+            report has the plain figure too.
         top_k_eval_list: cut-offs k of recall@k and ndcg@k; 10 among them.
         eval_users: users (a seeded sample) of the validations during training; None takes all. The final figures always have all.
         eval_batch_size: users a batch in evaluation.

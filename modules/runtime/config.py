@@ -7,6 +7,7 @@ gin reads the file (https://github.com/google/gin-config); names, types and spel
 import ast
 import difflib
 import inspect
+import logging
 import re
 import sys
 import types
@@ -59,6 +60,7 @@ def run_script(train: Callable[..., None], manual: str, argv: Sequence[str] | No
         argv: arguments without the program's name; those of the process if None.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _show_notes()
     try:
         if not arguments or "--help" in arguments or "-h" in arguments:
             print(f"{manual.strip()}\n\nParameters (train.NAME in a gin file, NAME=VALUE on the command line):\n\n{_parameter_text(train)}")
@@ -76,6 +78,16 @@ def run_script(train: Callable[..., None], manual: str, argv: Sequence[str] | No
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def _show_notes() -> None:
+    """Lets what the data loaders noticed (repaired rows, missing titles) reach the console; other libraries' loggers stay as they are."""
+    logger = logging.getLogger("tiger")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("note     %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 def resolve(train: Callable[..., None], arguments: Sequence[str]) -> dict[str, object]:

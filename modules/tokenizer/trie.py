@@ -16,7 +16,7 @@ from data.schemas import PAD, UserError
 
 class Children(NamedTuple):
     first: Tensor  # int64, the first child's node number at the next depth
-    count: Tensor  # int64, how many children follow from there
+    number: Tensor  # int64, how many children follow from there
 
 
 class PrefixTrie(nn.Module):
