@@ -31,7 +31,7 @@ class StepFunction(Protocol):
 
 
 class SearchResult(NamedTuple):
-    item_ids: Tensor  # [B, W] int64, best first, distinct; PAD where fewer items are left
+    item_ids: Tensor  # [B, W] int64, best first (in a sampled search: in the draw's order), distinct; PAD where fewer items are left
     log_probs: Tensor  # [B, W] fp32, the ID's log-probability; -inf where item_ids is PAD
     sem_ids: Tensor  # [B, W, C] int64; PAD where item_ids is PAD
     tuples: Tensor  # [B, W'] int64: trie nodes at depth ``tuple_depth``, best first, as the search kept them there; PAD beyond
@@ -90,7 +90,11 @@ def constrained_beam_search(
         key = candidates
         if temperature > 0 and depth < trie.depth:
             key = candidates / temperature + gumbel_noise(candidates, generator)
-        chosen = key.topk(min(beam_size, candidates.shape[1]), dim=1).indices
+        if depth < trie.depth:
+            chosen = key.topk(min(beam_size, candidates.shape[1]), dim=1).indices
+        else:
+            # The beams stand in order, and the items of a leaf, which share its score, in the trie's: only what is barred moves back.
+            chosen = (candidates == -torch.inf).to(torch.uint8).argsort(dim=1, stable=True)[:, :beam_size]
         score = candidates.gather(1, chosen)
         parents = chosen // len(slots)
         node = children.flatten(1).gather(1, chosen)

@@ -52,12 +52,14 @@ class DecoderConfig:
                 "train.position = 'learned' counts items back from the end of the history, which a causal encoder does not know; "
                 "use train.position = 'relative' or train.encoder_attention = 'bidirectional'"
             )
+        if min(self.embed_dim, self.attn_dim, self.num_heads, self.num_layers, self.ff_dim, self.max_seq_len) < 1:
+            raise UserError("the decoder's widths, heads, layers and train.max_seq_len must all be at least 1")
+        if self.num_user_buckets < 0:
+            raise UserError(f"train.num_user_bins is {self.num_user_buckets}; it must be 0 (no user token) or more")
         if self.attn_dim % self.num_heads:
             raise UserError(
                 f"train.attn_embed_dim = {self.attn_dim} cannot be split over train.attn_heads = {self.num_heads}: take a multiple"
             )
-        if min(self.embed_dim, self.attn_dim, self.num_heads, self.num_layers, self.ff_dim, self.max_seq_len) < 1:
-            raise UserError("the decoder's widths, heads, layers and train.max_seq_len must all be at least 1")
         if not 0 <= self.dropout < 1:
             raise UserError(f"train.dropout_p is {self.dropout}; it must lie in [0, 1)")
 

@@ -104,10 +104,11 @@ def test_a_users_mistake_is_a_value_error():
         ({"max_seq_len": 0}, "at least 1"),
         ({"num_heads": 0}, "at least 1"),
         ({"num_heads": -2}, "at least 1"),
+        ({"num_user_buckets": -1}, "num_user_bins"),
         ({"dropout": 1.0}, r"dropout_p is 1\.0; it must lie in \[0, 1\)"),
         ({"dropout": -0.1}, "dropout_p"),
     ],
-    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else None,
+    ids=lambda value: ",".join(f"{name}={setting}" for name, setting in value.items()) if isinstance(value, dict) else "",
 )
 def test_a_shape_that_cannot_be_built_is_refused_in_one_sentence(changes, message):
     with pytest.raises(UserError, match=message):

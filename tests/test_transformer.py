@@ -202,8 +202,8 @@ def test_codes_of_different_levels_read_different_rows_of_one_table():
 
 
 def test_user_buckets_never_change():
-    buckets = HashedUserEmbedding(2000, 4).bucket(torch.tensor([0, 1, 2, 3, 4, 5, 1000, 22363]))
-    assert buckets.tolist() == [0, 1236, 472, 1708, 944, 180, 67, 188]
+    buckets = HashedUserEmbedding(2000, 4).bucket(torch.tensor([0, 1, 2, 3, 4, 5, 1000, 22363, 1_000_000]))
+    assert buckets.tolist() == [0, 1236, 472, 1708, 944, 180, 67, 188, 1973]
 
 
 @pytest.mark.parametrize("num_buckets", [1, 7, 2000])

@@ -1,0 +1,115 @@
+"""k-means: a case by hand, invariants, and scikit-learn as the independent judge."""
+
+import pytest
+import torch
+
+from init.kmeans import _plus_plus, kmeans
+
+
+def clustered(num_points: int = 600, num_centers: int = 12, width: int = 8, seed: int = 0) -> torch.Tensor:
+    """Points scattered narrowly around random centers."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.randn(num_centers, width, generator=generator) * 4
+    owner = torch.randint(num_centers, (num_points,), generator=generator)
+    return centers[owner] + 0.3 * torch.randn(num_points, width, generator=generator)
+
+
+def inertia_of(points: torch.Tensor, centroids: torch.Tensor) -> float:
+    return float(torch.cdist(points.double(), centroids.double()).min(1).values.square().sum())
+
+
+def test_two_pairs_on_a_line_give_their_means():
+    result = kmeans(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), 2)
+    assert sorted(result.centroids.flatten().tolist()) == [0.5, 10.5]
+    assert result.codes[0] == result.codes[1] != result.codes[2] == result.codes[3]
+    assert float(result.inertia) == pytest.approx(4 * 0.25)
+
+
+def test_codes_and_inertia_belong_to_the_returned_centroids(device):
+    points = clustered().to(device)
+    result = kmeans(points, 12)
+    torch.testing.assert_close(result.codes, torch.cdist(points.double(), result.centroids.double()).argmin(1))
+    assert float(result.inertia) == pytest.approx(inertia_of(points, result.centroids), rel=1e-3)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 64])
+def test_chunks_change_nothing_but_rounding(chunk_size):
+    points = clustered(200)
+    whole, chunked = kmeans(points, 12), kmeans(points, 12, chunk_size=chunk_size)
+    torch.testing.assert_close(chunked.centroids, whole.centroids, rtol=1e-4, atol=1e-4)
+    assert torch.equal(chunked.codes, whole.codes)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_inertia_is_never_above_that_of_the_seeding(seed):
+    points = torch.randn(300, 6, generator=torch.Generator().manual_seed(seed))
+    seeds = _plus_plus(points, 16, torch.Generator().manual_seed(seed))
+    assert float(kmeans(points, 16, seed=seed).inertia) <= inertia_of(points, seeds) * (1 + 1e-5)
+
+
+def test_inertia_is_within_five_percent_of_scikit_learn():
+    cluster = pytest.importorskip("sklearn.cluster")
+    points = clustered(800, 40, 8)
+    theirs = [cluster.KMeans(24, init="k-means++", n_init=1, random_state=seed).fit(points.numpy()).inertia_ for seed in range(5)]
+    ours = [float(kmeans(points, 24, seed=seed).inertia) for seed in range(5)]
+    assert sum(ours) <= 1.05 * sum(theirs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_code_is_used_where_there_are_enough_distinct_points(seed):
+    points = torch.randn(200, 4, generator=torch.Generator().manual_seed(seed))
+    assert len(kmeans(points, 64, seed=seed).codes.unique()) == 64
+    assert len(kmeans(points, 200, seed=seed).codes.unique()) == 200
+
+
+def test_empty_clusters_are_seeded_again_with_far_points():
+    from init.kmeans import _assign, _means
+
+    points = torch.tensor([[0.0], [1.0], [2.0], [50.0], [90.0]])
+    centroids = torch.tensor([[1.0], [1000.0], [2000.0]])
+    codes, distances = _assign(points, centroids, 16)
+    assert codes.unique().tolist() == [0]
+    means = _means(points, codes, distances, centroids)
+    assert sorted(means[1:].flatten().tolist()) == [50.0, 90.0]
+
+
+def test_fewer_distinct_points_than_clusters_survives():
+    points = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]]).repeat(10, 1)
+    result = kmeans(points, 8)
+    assert bool(torch.isfinite(result.centroids).all())
+    assert float(result.inertia) == pytest.approx(0, abs=1e-5)
+    assert bool(torch.isfinite(kmeans(torch.zeros(20, 3), 5).centroids).all())
+
+
+def test_a_seed_fixes_the_result(device):
+    points = torch.randn(300, 5, generator=torch.Generator().manual_seed(1)).to(device)
+    first, second, other = kmeans(points, 20, seed=3), kmeans(points, 20, seed=3), kmeans(points, 20, seed=4)
+    torch.testing.assert_close(first.centroids, second.centroids)
+    assert torch.equal(first.codes, second.codes)
+    assert not torch.equal(first.codes, other.codes)
+
+
+def test_the_points_are_left_as_they_were():
+    points = clustered(50)
+    before = points.clone()
+    kmeans(points, 5)
+    assert torch.equal(points, before)
+
+
+@pytest.mark.parametrize("bound", [0, 1, 3])
+def test_the_iteration_bound_holds(bound):
+    points = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    assert kmeans(points, 30, max_iterations=bound, tolerance=0.0).iterations == bound
+
+
+def test_more_clusters_than_points_is_refused():
+    with pytest.raises(ValueError, match="5 clusters"):
+        kmeans(torch.randn(4, 2), 5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_points_that_are_not_finite_are_refused(bad):
+    points = torch.zeros(10, 2)
+    points[3, 1] = bad
+    with pytest.raises(ValueError, match="finite"):
+        kmeans(points, 2)
