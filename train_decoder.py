@@ -109,7 +109,7 @@ def train(
     filter_history: bool = True,
     top_k_eval_list: tuple[int, ...] = (1, 5, 10),
     eval_users: int | None = 4000,
-    eval_batch_size: int = 256,
+    eval_batch_size: int = 64,
     partial_eval_every: int = 500,
     full_eval_every: int = 1050,
     patience: int = 5,

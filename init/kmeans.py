@@ -4,6 +4,7 @@ Lloyd (1982), "Least squares quantization in PCM"; Arthur & Vassilvitskii (2007)
 this way against collapse. Shape letters: N points, D width, K clusters.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -60,19 +61,23 @@ def kmeans(
 
 
 def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Seeds: each next one is drawn with probability proportional to the squared distance to the nearest seed so far."""
+    """Greedy k-means++ seeds: of 2 + ln K candidates, drawn with probability proportional to the squared distance to the nearest seed so
+    far, the one that lowers the inertia most becomes the next seed."""
     norms = points.square().sum(1)
+    num_candidates = 2 + int(math.log(num_clusters))
     chosen = torch.randint(len(points), (1,), generator=generator, device=points.device)
     seeds = [chosen]
-    nearest = torch.full_like(norms, torch.inf)
+    nearest = (norms - 2 * (points @ points[chosen[0]]) + norms[chosen]).clamp_min_(0)
     for _ in range(num_clusters - 1):
-        seed = points[chosen[0]]
-        nearest = torch.minimum(nearest, (norms - 2 * (points @ seed) + seed.square().sum()).clamp_min_(0))
         # Inverse of the cumulative distribution; where every point is already a seed all weights are zero and any point will do.
         cumulative = nearest.double().cumsum(0)
-        draw = torch.rand(1, generator=generator, device=points.device, dtype=torch.double) * cumulative[-1:]
-        chosen = torch.searchsorted(cumulative, draw, right=True).clamp_max_(len(points) - 1)
-        seeds.append(chosen)
+        draws = torch.rand(num_candidates, generator=generator, device=points.device, dtype=torch.double) * cumulative[-1]
+        candidates = torch.searchsorted(cumulative, draws, right=True).clamp_max_(len(points) - 1)
+        distances = torch.addmm(norms[candidates], points, points[candidates].T, alpha=-2).add_(norms[:, None])
+        distances = torch.minimum(distances.clamp_min_(0), nearest[:, None])
+        best = distances.sum(0).argmin()
+        nearest = distances[:, best]
+        seeds.append(candidates[best : best + 1])
     return points[torch.cat(seeds)].clone()
 
 

@@ -10,7 +10,7 @@ from modules.quantize import Quantize, QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 
 MODES = list(QuantizeForwardMode)
-FEEDBACK_FREE = [QuantizeForwardMode.STE, QuantizeForwardMode.ROTATION_TRICK]
+STRAIGHT_OR_ROTATED = [QuantizeForwardMode.STE, QuantizeForwardMode.ROTATION_TRICK]
 
 
 def rqvae(num_levels: int, mode: QuantizeForwardMode = QuantizeForwardMode.STE) -> RqVae:
@@ -119,10 +119,10 @@ def test_every_levels_commitment_reaches_the_encoder(num_levels, mode):
         assert float(gradient.norm()) > 0
 
 
-@pytest.mark.parametrize("mode", FEEDBACK_FREE)
+@pytest.mark.parametrize("mode", STRAIGHT_OR_ROTATED)
 def test_codebooks_learn_from_the_codebook_loss_only(mode):
-    model = rqvae(3, mode)
-    output = model(torch.randn(16, 10, dtype=torch.float64))
+    model = rqvae(3, mode).float()
+    output = model(torch.randn(16, 10))
     books = [level.codebook for level in model.levels]
     for loss in (output.reconstruction_loss, output.commitment_loss):
         gradients = torch.autograd.grad(loss, books, retain_graph=True, allow_unused=True)
@@ -131,7 +131,7 @@ def test_codebooks_learn_from_the_codebook_loss_only(mode):
 
 
 def test_the_codebook_loss_does_not_reach_the_encoder():
-    model = rqvae(3)
-    output = model(torch.randn(16, 10, dtype=torch.float64))
+    model = rqvae(3).float()
+    output = model(torch.randn(16, 10))
     gradients = torch.autograd.grad(output.codebook_loss, list(model.encoder.parameters()), allow_unused=True)
     assert all(gradient is None for gradient in gradients)

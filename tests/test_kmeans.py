@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from init.kmeans import _plus_plus, kmeans
+from init.kmeans import _assign, _means, _plus_plus, kmeans
 
 
 def clustered(num_points: int = 600, num_centers: int = 12, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -55,6 +55,16 @@ def test_inertia_is_within_five_percent_of_scikit_learn():
     assert sum(ours) <= 1.05 * sum(theirs)
 
 
+@pytest.mark.parametrize(("num_points", "num_centers", "num_clusters"), [(600, 12, 12), (800, 40, 24), (800, 40, 80)])
+def test_from_the_same_seeding_scikit_learn_ends_at_the_same_inertia(num_points, num_centers, num_clusters):
+    cluster = pytest.importorskip("sklearn.cluster")
+    points = clustered(num_points, num_centers)
+    for seed in range(3):
+        seeds = _plus_plus(points, num_clusters, torch.Generator().manual_seed(seed))
+        theirs = cluster.KMeans(num_clusters, init=seeds.numpy(), n_init=1).fit(points.numpy()).inertia_
+        assert float(kmeans(points, num_clusters, seed=seed).inertia) == pytest.approx(theirs, rel=0.02)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_every_code_is_used_where_there_are_enough_distinct_points(seed):
     points = torch.randn(200, 4, generator=torch.Generator().manual_seed(seed))
@@ -63,8 +73,6 @@ def test_every_code_is_used_where_there_are_enough_distinct_points(seed):
 
 
 def test_empty_clusters_are_seeded_again_with_far_points():
-    from init.kmeans import _assign, _means
-
     points = torch.tensor([[0.0], [1.0], [2.0], [50.0], [90.0]])
     centroids = torch.tensor([[1.0], [1000.0], [2000.0]])
     codes, distances = _assign(points, centroids, 16)

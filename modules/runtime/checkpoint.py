@@ -60,12 +60,17 @@ def resume_from(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
         return None
     newest = found[-1]
     load_weights(model, newest / "model.safetensors")
-    saved = torch.load(newest / "optimizer.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(saved["optimizer"])
+    try:
+        saved = torch.load(newest / "optimizer.pt", map_location="cpu", weights_only=True)
+        described = json.loads((newest / "state.json").read_text())
+        optimizer.load_state_dict(saved["optimizer"])
+    except Exception as error:
+        raise UserError(
+            f"the checkpoint {newest} is damaged ({str(error).splitlines()[0]}); remove it to go on from the one before"
+        ) from error
     torch.set_rng_state(saved["random"]["cpu"])
     if "cuda" in saved["random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved["random"]["cuda"])
-    described = json.loads((newest / "state.json").read_text())
     return Resumed(described["step"], described["state"])
 
 

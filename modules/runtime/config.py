@@ -39,6 +39,9 @@ ABSENT = {
 }
 """Names that users of other TIGER code know, and what is true of them here."""
 
+HARMLESS = {"gradient_accumulate_every": (1,), "split_batches": (True,), "model_jagged_mode": (True,)}
+"""Their values that ask for nothing that is missing, beside False, 0 and None."""
+
 
 @gin.configurable("train")
 def _bound(**arguments: object) -> dict[str, object]:
@@ -96,6 +99,8 @@ def resolve(train: Callable[..., None], arguments: Sequence[str]) -> dict[str, o
     Raises:
         UserError: every mistake that was found, in one message.
     """
+    if not arguments:
+        raise UserError("no config file given: write SCRIPT CONFIG [name=value ...], for example configs/rqvae_quick.gin")
     config, *overrides = arguments
     path = Path(config)
     if not path.is_file():
@@ -120,7 +125,7 @@ def resolve(train: Callable[..., None], arguments: Sequence[str]) -> dict[str, o
     mistakes = []
     for name, value in bound.items():
         if name in ABSENT and name not in resolved:
-            if value not in (False, None, 0, 1):
+            if value not in (False, None, *HARMLESS.get(name, ())):
                 mistakes.append(f"train.{name}: {ABSENT[name]}; remove the line")
         elif name not in resolved:
             mistakes.append(f"there is no parameter train.{name}{_suggestion(name, list(resolved))}; --help lists them all")
@@ -220,7 +225,8 @@ def _gin_message(error: Exception) -> str:
             members = ", ".join(f"%{module}.{enum.__name__}.{member}" for member in enum.__members__)
             return f"{message.split(' In file')[0]} Here it can be one of {members}"
     if isinstance(error, SyntaxError):
-        return f"line {error.lineno} cannot be read ({error.msg}): values are Python literals, so text and paths stand in quotes"
+        what = str(error.msg).splitlines()[0].partition(":")[0]
+        return f"line {error.lineno} cannot be read ({what}): values are Python literals, so text and paths stand in quotes"
     return message
 
 

@@ -63,7 +63,8 @@ class Run:
         """Drops the lines after ``step`` when a run goes on from an earlier checkpoint, so that no step stands there twice."""
         path = self.folder / "log.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line).get("step", 0) <= step]
+            whole = [line for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+            kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
             write_text(path, "".join(line + "\n" for line in kept))
 
     def finish(self, metrics: Mapping[str, object]) -> None:

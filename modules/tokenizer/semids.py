@@ -48,7 +48,7 @@ class SemanticIdTokenizer(nn.Module):
         self.info = info
         self.num_levels = len(info.codebook_sizes)
         self.register_buffer("sem_ids", sem_ids.long())
-        self.codebooks = [codebook.detach() for codebook in codebooks]
+        self.codebooks = [codebook.detach().clone() for codebook in codebooks]
         vocab_sizes = list(info.codebook_sizes)
         if sem_ids.shape[1] > self.num_levels:
             vocab_sizes.append(int(sem_ids[:, -1].max()) + 1)
@@ -137,10 +137,13 @@ class SemanticIdTokenizer(nn.Module):
             raise UserError(f"no tokenizer in {folder}: run train_rqvae.py first, or set train.pretrained_rqvae_path") from error
         except Exception as error:
             raise UserError(f"the tokenizer in {folder} cannot be read ({error}): train stage 1 again") from error
-        if described.pop("format_version", None) != FORMAT_VERSION:
-            raise UserError(f"the tokenizer in {folder} was written by another version of this project: train stage 1 again")
-        codebooks = [tensors[f"codebook_{number}"] for number in range(described.pop("num_codebooks"))]
-        return cls(tensors["sem_ids"], codebooks, TokenizerInfo(**described))
+        try:
+            if described.pop("format_version", None) != FORMAT_VERSION:
+                raise UserError(f"the tokenizer in {folder} was written by another version of this project: train stage 1 again")
+            codebooks = [tensors[f"codebook_{number}"] for number in range(described.pop("num_codebooks"))]
+            return cls(tensors["sem_ids"], codebooks, TokenizerInfo(**described))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"the tokenizer in {folder} lacks a part ({error}): train stage 1 again") from error
 
 
 def seeded_order(item_keys: Sequence[str], seed: int) -> Tensor:
