@@ -263,7 +263,8 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, run: 
                 model.eval()
                 health = codebook_health(model.get_semantic_ids(items).cpu(), sizes)
                 model.train()
-                bar.set_postfix_str(describe(health))
+                left = "/".join(f"{norm:.2f}" for norm in output.residual_norms.tolist())
+                bar.set_postfix_str(f"{describe(health)}, residuals {left}")
                 run.log(
                     step=done,
                     loss=loss.item(),

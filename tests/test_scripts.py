@@ -165,6 +165,13 @@ def test_the_same_checkpoint_gives_the_same_digits(trained: Path, tmp_path: Path
     assert first == second
 
 
+def test_the_stages_chain_when_only_the_split_is_changed_on_both(trained: Path) -> None:
+    write_p5(trained, 60, ITEMS, seed=1, split="toys")
+    run_rqvae(trained, "dataset_split=toys", "iterations=90")
+    run_decoder(trained, "dataset_split=toys", "iterations=2", "do_eval=False")
+    assert (trained / "decoder" / "toys" / "report.txt").exists()
+
+
 def test_a_tokenizer_of_other_items_is_refused_in_words(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_p5(tmp_path, USERS, ITEMS + 10)
     run_decoder(tmp_path, f"pretrained_rqvae_path={trained}/rqvae", code=2)
