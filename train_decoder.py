@@ -250,6 +250,10 @@ def check(recipe: Recipe, protocol: Protocol) -> None:
         raise UserError("train.iterations, the batch sizes and the *_eval_every must all be at least 1")
     if min(recipe.log_every, recipe.save_every) < 1 or recipe.learning_rate <= 0:
         raise UserError("train.log_every and train.save_model_every must be at least 1 and train.learning_rate above 0")
+    if recipe.max_grad_norm < 0 or recipe.weight_decay < 0 or not 0 <= recipe.label_smoothing < 1:
+        raise UserError("train.max_grad_norm and train.weight_decay must be at least 0 and train.label_smoothing must lie in [0, 1)")
+    if protocol.users is not None and protocol.users < 1:
+        raise UserError(f"train.eval_users is {protocol.users}; give at least 1 user, or None for all")
     if 10 not in protocol.cutoffs or min(protocol.cutoffs) < 1:
         raise UserError(
             f"train.top_k_eval_list is {list(protocol.cutoffs)}; it needs positive cut-offs with 10 among them: selection is on ndcg@10"
@@ -288,8 +292,8 @@ def fit(retriever: Retriever, data: SeqData, judge: "Judge", recipe: Recipe, pla
     if resumed:
         start = resumed.step
         best, waited, seconds = (float(str(resumed.state[name])) for name in ("best", "waited", "seconds"))
-        run.cut_log(start)
         print(f"resumed  from step {start}")
+    run.cut_log(start)
     model.train()
     bar = tqdm(range(start, recipe.iterations), initial=start, total=recipe.iterations, desc="decoder", mininterval=1.0)
     losses: list[Tensor] = []
@@ -309,7 +313,8 @@ def fit(retriever: Retriever, data: SeqData, judge: "Judge", recipe: Recipe, pla
         losses.append(output.loss.detach())
         done = step + 1
         last = done == recipe.iterations
-        if done % recipe.log_every == 0 or last:
+        saves = done % recipe.save_every == 0 and not last
+        if done % recipe.log_every == 0 or last or saves:
             loss = torch.stack(losses).mean().item()
             losses.clear()
             if not loss < float("inf"):
@@ -333,7 +338,7 @@ def fit(retriever: Retriever, data: SeqData, judge: "Judge", recipe: Recipe, pla
             else:
                 run.log(step=done, seconds=round(seconds), validation_loss=judge.validation_loss())
             lap = time.perf_counter()
-        if done % recipe.save_every == 0 and not last:
+        if saves:
             seconds, lap = seconds + time.perf_counter() - lap, time.perf_counter()
             save_checkpoint(run.folder, done, model, optimizer, {"best": best, "waited": waited, "seconds": seconds})
         if recipe.patience and waited >= recipe.patience:

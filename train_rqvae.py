@@ -185,6 +185,11 @@ def check_recipe(recipe: Recipe) -> None:
     """Refuses settings that cannot train."""
     if recipe.batch_size < 1 or recipe.iterations < 1 or recipe.learning_rate <= 0:
         raise UserError("train.batch_size and train.iterations must be at least 1 and train.learning_rate above 0")
+    if not 0 <= recipe.autoencoder_steps < recipe.iterations:
+        raise UserError(
+            f"train.autoencoder_steps is {recipe.autoencoder_steps} of {recipe.iterations} iterations; it must leave "
+            "steps for the quantizer and not be negative: lower it or raise train.iterations"
+        )
     if recipe.save_every < 1 or recipe.eval_every < 1:
         raise UserError("train.save_model_every and train.eval_every count steps and must be at least 1")
     if not 0 < recipe.temperature_end <= recipe.temperature_start:
@@ -231,8 +236,8 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, run: 
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     resumed = resume_from(run.folder, model, optimizer)
     start, seconds_before = (resumed.step, float(str(resumed.state["seconds"]))) if resumed else (0, 0.0)
+    run.cut_log(start)
     if resumed:
-        run.cut_log(start)
         print(f"resumed  from step {start}")
     rows = index_batches(len(items), recipe.batch_size, recipe.seed, placement.device)
     sizes = [model.config.codebook_size] * model.config.num_levels
@@ -256,31 +261,32 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, run: 
         loss.backward()
         optimizer.step()
         done = step + 1
-        if done % recipe.eval_every == 0 or done == recipe.iterations:
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {loss.item()} at step {done}; lower train.learning_rate")
-            if output is not None:
-                model.eval()
-                health = codebook_health(model.get_semantic_ids(items).cpu(), sizes)
-                model.train()
-                left = "/".join(f"{norm:.2f}" for norm in output.residual_norms.tolist())
-                bar.set_postfix_str(f"{describe(health)}, residuals {left}")
-                run.log(
-                    step=done,
-                    loss=loss.item(),
-                    reconstruction=output.reconstruction_loss.item(),
-                    codebook_loss=output.codebook_loss.item(),
-                    commitment_loss=output.commitment_loss.item(),
-                    residual_norms=output.residual_norms.tolist(),
-                    usage=health.usage,
-                    perplexity=health.perplexity,
-                    collision_rate=health.collision_rate,
-                )
-                if not warned:
-                    for problem in collapse_warnings(health, sizes):
-                        tqdm.write(f"warning: {problem}")
-                        warned = True
-        if done % recipe.save_every == 0 and done < recipe.iterations:
+        looks = done % recipe.eval_every == 0 or done == recipe.iterations
+        saves = done % recipe.save_every == 0 and done < recipe.iterations
+        if (looks or saves or done == recipe.autoencoder_steps) and not torch.isfinite(loss):
+            raise UserError(f"the loss is {loss.item()} at step {done}; lower train.learning_rate")
+        if looks and output is not None:
+            model.eval()
+            health = codebook_health(model.get_semantic_ids(items).cpu(), sizes)
+            model.train()
+            left = "/".join(f"{norm:.2f}" for norm in output.residual_norms.tolist())
+            bar.set_postfix_str(f"{describe(health)}, residuals {left}")
+            run.log(
+                step=done,
+                loss=loss.item(),
+                reconstruction=output.reconstruction_loss.item(),
+                codebook_loss=output.codebook_loss.item(),
+                commitment_loss=output.commitment_loss.item(),
+                residual_norms=output.residual_norms.tolist(),
+                usage=health.usage,
+                perplexity=health.perplexity,
+                collision_rate=health.collision_rate,
+            )
+            if not warned:
+                for problem in collapse_warnings(health, sizes):
+                    tqdm.write(f"warning: {problem}")
+                    warned = True
+        if saves:
             save_checkpoint(run.folder, done, model, optimizer, {"seconds": seconds_before + time.perf_counter() - began})
     return seconds_before + time.perf_counter() - began
 

@@ -1,6 +1,7 @@
 """Both scripts and recommend.py, end to end, on small data with a planted order."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,47 @@ def test_a_tokenizer_of_other_items_is_refused_in_words(trained: Path, tmp_path:
     write_p5(tmp_path, USERS, ITEMS + 10)
     run_decoder(tmp_path, f"pretrained_rqvae_path={trained}/rqvae", code=2)
     assert "made for other items" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_over_other_semantic_ids(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_rqvae(trained, "seed=5", f"save_dir_root={tmp_path}/rqvae")
+    run_decoder(trained, "iterations=2", f"save_dir_root={tmp_path}/decoder", f"pretrained_rqvae_path={tmp_path}/rqvae")
+    (tmp_path / "decoder" / "beauty" / "metrics.json").unlink()
+    shutil.rmtree(tmp_path / "rqvae")
+    run_rqvae(trained, "seed=6", f"save_dir_root={tmp_path}/rqvae")
+    capsys.readouterr()
+    run_decoder(trained, "iterations=2", f"save_dir_root={tmp_path}/decoder", f"pretrained_rqvae_path={tmp_path}/rqvae", code=2)
+    assert "other semantic IDs" in capsys.readouterr().err
+
+
+def test_looking_at_a_finished_run_leaves_its_record_as_it_is(trained: Path) -> None:
+    files = [trained / stage / "beauty" / name for stage in ("rqvae", "decoder") for name in ("environment.json", "config.gin")]
+    before = [(path.read_text(), path.stat().st_mtime_ns) for path in files]
+    run_rqvae(trained)
+    run_decoder(trained)
+    assert [(path.read_text(), path.stat().st_mtime_ns) for path in files] == before
+
+
+def test_a_run_starts_on_a_machine_without_git(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run_decoder(trained, "iterations=2", "do_eval=False", f"save_dir_root={tmp_path}")
+    assert json.loads((tmp_path / "beauty" / "environment.json").read_text())["commit"] is None
+
+
+@pytest.mark.parametrize("override", ["autoencoder_steps=250", "autoencoder_steps=-1"])
+def test_a_warm_up_that_leaves_no_step_for_the_quantizer_is_refused(
+    trained: Path, tmp_path: Path, override: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_rqvae(trained, override, f"save_dir_root={tmp_path}", code=2)
+    assert "train.autoencoder_steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("override", ["max_grad_norm=-1.0", "weight_decay=-1.0", "label_smoothing=2.0", "eval_users=0"])
+def test_a_decoder_setting_out_of_range_gets_a_sentence(
+    trained: Path, tmp_path: Path, override: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_decoder(trained, override, f"save_dir_root={tmp_path}", code=2)
+    assert override.split("=")[0] in capsys.readouterr().err
 
 
 def test_vae_lines_that_contradict_the_tokenizer_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,16 @@ class Retriever(NamedTuple):
 
 
 def describe_retriever(folder: Path, config: DecoderConfig, tokenizer: SemanticIdTokenizer, titles: Sequence[str]) -> None:
-    """Writes all of a run but its weights: shape, tokenizer and titles."""
+    """Writes all of a run but its weights: shape, tokenizer and titles.
+
+    Raises:
+        UserError: the directory's weights were trained on other semantic IDs, as when stage 1 was trained again since.
+    """
+    if (folder / "tokenizer.json").exists() and not torch.equal(SemanticIdTokenizer.load(folder).sem_ids, tokenizer.sem_ids.cpu()):
+        raise UserError(
+            f"the run in {folder} was trained on other semantic IDs than stage 1 has now; "
+            "set train.resume = False or another train.save_dir_root to train on the new ones"
+        )
     write_text(folder / "config.json", json.dumps({"decoder": asdict(config), "vocab_sizes": tokenizer.vocab_sizes}, indent=1))
     write_text(folder / "titles.json", json.dumps(list(titles)))
     tokenizer.save(folder)

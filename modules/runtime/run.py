@@ -43,6 +43,8 @@ class Run:
                         f"{folder} holds a run with another config: {'; '.join(differing)}; "
                         "give this one another train.save_dir_root, or train.resume = False for a directory beside it"
                     )
+            if self.finished:  # its files say what ran then, not now
+                return
             folder.mkdir(parents=True, exist_ok=True)
             write_text(config, text)
             write_text(folder / "environment.json", json.dumps(environment(), indent=1))
@@ -81,11 +83,10 @@ def write_text(path: Path, text: str) -> None:
 
 def environment() -> dict[str, object]:
     """What a reader needs to judge a figure: commit, command, versions, machine."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    commit = _git("rev-parse", "HEAD")
     return {
-        "commit": commit or None,
-        "uncommitted_changes": bool(changed),
+        "commit": commit,
+        "uncommitted_changes": None if commit is None else _git("status", "--porcelain") is not None,
         "command": " ".join(sys.argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
@@ -96,6 +97,14 @@ def environment() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints about this checkout; None where that is nothing, or where there is no git."""
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None
 
 
 def _processor() -> str:
