@@ -15,38 +15,39 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spi
 
 import json
 import sys
-import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
 from data.interactions import Corpus, split_hash, statistics
 from data.processed import DataConfig, RecDataset, SeqData, load_corpus
-from data.schemas import PAD, SeqBatch, UserError
-from evaluate.baselines import LastItemMarkov, MostPopular
-from evaluate.metrics import sort_with_ties, target_ranks, tie_order
-from evaluate.report import Evaluation, evaluate_lists, evaluation_report, sample_table
+from data.schemas import UserError
+from evaluate.metrics import tie_order
+from evaluate.report import evaluation_report
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
-from modules.runtime.checkpoint import load_weights, resume_from, save_checkpoint, save_weights
+from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import run_script
 from modules.runtime.device import Placement, place, set_seed
-from modules.runtime.retriever import WEIGHTS, Retriever, describe_retriever, find_tokenizer
-from modules.runtime.run import Run, write_text
+from modules.runtime.judge import Judge, Part, Protocol
+from modules.runtime.ranks import Ranks
+from modules.runtime.retriever import Retriever, describe_retriever, find_tokenizer
+from modules.runtime.run import Run
+from modules.runtime.trainer import Plan, Share, Trainer
 from modules.scheduler import SCHEDULES, learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
-Part = Literal["validation", "test"]
+REPORT = "report.txt"
+EVALUATION_KNOBS = "train.eval_batch_size or train.beam_size"
 
 
 class Recipe(NamedTuple):
     """How the sequence model is trained."""
 
     iterations: int
-    batch_size: int
+    batch_size: int  # over all processes
+    accumulate: int
     learning_rate: float
     weight_decay: float
     schedule: str
@@ -55,20 +56,10 @@ class Recipe(NamedTuple):
     label_smoothing: float
     log_every: int
     save_every: int
+    keep: int
     partial_eval_every: int
     full_eval_every: int
     patience: int
-    seed: int
-
-
-class Protocol(NamedTuple):
-    """How it is judged."""
-
-    beam_size: int
-    filter_history: bool
-    cutoffs: tuple[int, ...]
-    batch_size: int
-    users: int | None  # of the validations during training
     seed: int
 
 
@@ -80,20 +71,23 @@ def train(
     pretrained_rqvae_path: str = "out/rqvae/amazon",
     pretrained_decoder_path: str | None = None,
     save_dir_root: str = "out/decoder/amazon",
+    run_name: str | None = None,
     resume: bool = True,
-    iterations: int = 4200,
-    batch_size: int = 256,
+    iterations: int = 7500,
+    batch_size: int = 128,
+    gradient_accumulate_every: int = 1,
+    split_batches: bool = True,
     learning_rate: float = 2e-3,
     weight_decay: float = 0.035,
     lr_schedule: str = "cosine",
-    warmup_steps: int = 300,
+    warmup_steps: int = 400,
     max_grad_norm: float = 1.0,
     label_smoothing: float = 0.0,
     dropout_p: float = 0.1,
     decoder_embed_dim: int = 128,
     attn_embed_dim: int = 384,
     attn_heads: int = 6,
-    attn_layers: int = 4,
+    attn_layers: int = 2,
     decoder_ff_dim: int = 1024,
     max_seq_len: int = 20,
     encoder_attention: str = "causal",
@@ -111,10 +105,11 @@ def train(
     eval_users: int | None = 4000,
     eval_batch_size: int = 64,
     partial_eval_every: int = 500,
-    full_eval_every: int = 1050,
+    full_eval_every: int = 2500,
     patience: int = 5,
     log_every: int = 100,
     save_model_every: int = 1000,
+    keep_checkpoints: int = 2,
     do_eval: bool = True,
     amp: bool = True,
     mixed_precision_type: str = "bf16",
@@ -131,9 +126,12 @@ def train(
         pretrained_rqvae_path: stage 1's run directory, or its save_dir_root, where the directory named after the split is taken.
         pretrained_decoder_path: run directory of this stage whose weights to start from.
         save_dir_root: the run directory is save_dir_root/dataset_split.
+        run_name: its name in save_dir_root instead of the split's.
         resume: go on where this run directory stopped; False starts anew in a directory beside it.
         iterations: training steps.
-        batch_size: (history, next item) pairs a step.
+        batch_size: (history, next item) pairs a batch.
+        gradient_accumulate_every: batches a step.
+        split_batches: batch_size is that of all processes together, each of which takes its share; False makes it each one's own.
         learning_rate: peak of AdamW's rate.
         weight_decay: AdamW's, on matrices (not on embeddings, biases and norms).
         lr_schedule: after the warm-up: cosine (to zero), inverse_sqrt or constant.
@@ -166,10 +164,11 @@ def train(
         full_eval_every: steps between validations by beam search, which select the checkpoint.
         patience: stop after so many of them without a better ndcg@10; 0 never stops.
         log_every: steps between lines of log.jsonl.
-        save_model_every: steps between checkpoints.
+        save_model_every: steps between checkpoints; one more is written before every validation by beam search.
+        keep_checkpoints: how many stay, the newest ones; the best weights stay besides.
         do_eval: at the end evaluate all users on validation and, once, on test; False keeps the test unread.
         amp: mixed precision where the device is faster with it (a short probe decides on a CPU).
-        mixed_precision_type: bf16 or no.
+        mixed_precision_type: bf16, fp16 (CUDA only, with loss scaling) or no.
         device: auto, cuda, mps or cpu.
         seed: fixes everything random.
     """
@@ -188,9 +187,11 @@ def train(
         should_add_sep_token,
         num_user_bins,
     )
+    ranks = Ranks(device)
     recipe = Recipe(
         iterations,
-        batch_size,
+        batch_size if split_batches else batch_size * ranks.count,
+        gradient_accumulate_every,
         learning_rate,
         weight_decay,
         lr_schedule,
@@ -199,6 +200,7 @@ def train(
         label_smoothing,
         log_every,
         save_model_every,
+        keep_checkpoints,
         partial_eval_every,
         full_eval_every,
         patience,
@@ -206,40 +208,44 @@ def train(
     )
     protocol = Protocol(beam_size, filter_history, top_k_eval_list, eval_batch_size, eval_users, seed)
     check(recipe, protocol)
-    placement = place(device, amp, mixed_precision_type)
+    placement = place(device, amp, mixed_precision_type, ranks.device)
     rqvae_run = find_tokenizer(pretrained_rqvae_path, dataset_split)
     expected = (vae_input_dim, vae_embed_dim, vae_hidden_dims, vae_codebook_size, vae_n_layers)
     check_rqvae(rqvae_run, dict(zip(("input_dim", "embed_dim", "hidden_dims", "codebook_size", "num_levels"), expected)))
-    run = Run(Path(save_dir_root) / dataset_split, settings)
-    if run.finished:
-        print((run.folder / "report.txt").read_text() + f"\n{run.folder} is finished; train.resume = False trains anew beside it")
-        return
+    with Run(save_dir_root, dataset_split, settings, ranks) as run:
+        if run.finished:
+            run.say(f"{(run.folder / REPORT).read_text()}\n{run.folder} is finished; train.resume = False trains anew beside it")
+            return
+        with ranks.main_first():
+            corpus = load_corpus(data_config)
+        tokenizer = SemanticIdTokenizer.load(rqvae_run).to(placement.device)
+        tokenizer.check_items(corpus.item_keys)
+        data = SeqData(corpus.histories, len(corpus.item_keys), max_seq_len, causal=encoder_attention == "causal").to(placement.device)
+        set_seed(seed)
+        model = EncoderDecoderRetrievalModel(model_config, tokenizer.vocab_sizes).to(placement.device)
+        if pretrained_decoder_path is not None:
+            load_weights(model, Path(pretrained_decoder_path) / WEIGHTS)
+        if ranks.main:
+            describe_retriever(run.folder, model_config, tokenizer, corpus.titles)
 
-    corpus = load_corpus(data_config)
-    tokenizer = SemanticIdTokenizer.load(rqvae_run).to(placement.device)
-    tokenizer.check_items(corpus.item_keys)
-    data = SeqData(corpus.histories, len(corpus.item_keys), max_seq_len, causal=encoder_attention == "causal").to(placement.device)
-    set_seed(seed)
-    model = EncoderDecoderRetrievalModel(model_config, tokenizer.vocab_sizes).to(placement.device)
-    if pretrained_decoder_path is not None:
-        load_weights(model, Path(pretrained_decoder_path) / WEIGHTS)
-    describe_retriever(run.folder, model_config, tokenizer, corpus.titles)
+        parameters = sum(p.numel() for p in model.parameters())
+        targets, epoch = recipe.batch_size * recipe.accumulate, data.steps_per_epoch(recipe.batch_size) / recipe.accumulate
+        run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
+        run.say(f"data     {statistics(corpus).describe()}; split {split_hash(corpus.histories)}")
+        run.say(f"IDs      {rqvae_run}: codes {' + '.join(map(str, tokenizer.vocab_sizes))}")
+        stacks = f"{attn_layers} encoder + {attn_layers} decoder layers of width {decoder_embed_dim}"
+        run.say(f"model    {parameters:,} parameters: {stacks}, {encoder_attention} encoder")
+        run.say(f"training {iterations:,} steps of {targets} targets, {epoch:,.0f} steps an epoch ({iterations / epoch:.1f} epochs)")
+        run.say(f"run      {run.describe()}")
 
-    parameters, steps = sum(p.numel() for p in model.parameters()), data.steps_per_epoch(batch_size)
-    print(f"device   {placement.why}")
-    print(f"data     {statistics(corpus).describe()}; split {split_hash(corpus.histories)}")
-    print(f"IDs      {rqvae_run}: codes {' + '.join(map(str, tokenizer.vocab_sizes))}")
-    stacks = f"{attn_layers} encoder + {attn_layers} decoder layers of width {decoder_embed_dim}"
-    print(f"model    {parameters:,} parameters: {stacks}, {encoder_attention} encoder")
-    print(f"training {iterations:,} steps of {batch_size} targets, {steps:,} steps an epoch ({iterations / steps:.1f} epochs)")
-    print(f"run      {run.folder}", flush=True)
-
-    retriever = Retriever(model, tokenizer, corpus.titles)
-    judge = Judge(retriever, data, tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(placement.device), protocol, placement)
-    seconds = fit(retriever, data, judge, recipe, placement, run)
-    load_weights(model, run.folder / WEIGHTS)
-    report(judge, corpus, run, seconds, do_eval)
-    print(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
+        retriever = Retriever(model, tokenizer, corpus.titles)
+        order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(placement.device)
+        judge = Judge(retriever, data, order, protocol, placement, ranks)
+        seconds = fit(retriever, data, judge, recipe, placement, ranks, run)
+        ranks.wait()
+        load_weights(model, run.folder / WEIGHTS)
+        report(judge, corpus, run, seconds, do_eval)
+        run.say(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
 
 
 def check(recipe: Recipe, protocol: Protocol) -> None:
@@ -283,68 +289,65 @@ def check_rqvae(folder: Path, expected: dict[str, object]) -> None:
 # -- training ---------------------------------------------------------------------------------------------------------------------------
 
 
-def fit(retriever: Retriever, data: SeqData, judge: "Judge", recipe: Recipe, placement: Placement, run: Run) -> float:
+def fit(retriever: Retriever, data: SeqData, judge: Judge, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
     """Trains the model, from its last checkpoint if there is one; leaves the best weights in the run and returns seconds of training."""
     model, tokenizer, _ = retriever
-    optimizer = make_optimizer(model, recipe)
-    resumed = resume_from(run.folder, model, optimizer)
-    start, best, waited, seconds = 0, -1.0, 0, 0.0
-    if resumed:
-        start = resumed.step
-        best, waited, seconds = (float(str(resumed.state[name])) for name in ("best", "waited", "seconds"))
-        print(f"resumed  from step {start}")
-    run.cut_log(start)
-    model.train()
-    bar = tqdm(range(start, recipe.iterations), initial=start, total=recipe.iterations, desc="decoder", mininterval=1.0)
-    losses: list[Tensor] = []
-    lap = time.perf_counter()
-    for step in bar:
-        factor = learning_rate_factor(recipe.schedule, step, recipe.warmup_steps, recipe.iterations)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * factor
-        batch = tokenizer(data.train_batch(step, recipe.batch_size, recipe.seed))
-        with placement.autocast():
-            output = model(batch, recipe.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()
-        if recipe.max_grad_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-        optimizer.step()
-        losses.append(output.loss.detach())
-        done = step + 1
-        last = done == recipe.iterations
-        saves = done % recipe.save_every == 0 and not last
-        if done % recipe.log_every == 0 or last or saves:
-            loss = torch.stack(losses).mean().item()
-            losses.clear()
-            if not loss < float("inf"):
-                raise UserError(
-                    f"the loss is {loss} near step {done} at learning rate {recipe.learning_rate * factor:.2g}; lower train.learning_rate"
-                )
-            bar.set_postfix_str(f"loss {loss:.3f}, best ndcg@10 {best:.4f}" if best >= 0 else f"loss {loss:.3f}")
-            run.log(step=done, loss=loss, level_losses=output.level_losses.tolist(), lr=recipe.learning_rate * factor)
-        if done % recipe.partial_eval_every == 0 or done % recipe.full_eval_every == 0 or last:
-            seconds += time.perf_counter() - lap
-            if done % recipe.full_eval_every == 0 or last:
-                metrics = judge.model("validation", judge.protocol.filter_history, sample=True).metrics
-                run.log(step=done, seconds=round(seconds), validation=metrics)
-                tqdm.write(
-                    f"step {done:6d}  validation recall@10 {metrics['recall@10']:.4f}  ndcg@10 {metrics['ndcg@10']:.4f}  {seconds:.0f} s"
-                )
-                waited = 0 if metrics["ndcg@10"] > best else waited + 1
-                if metrics["ndcg@10"] > best:
-                    best = metrics["ndcg@10"]
-                    save_weights(model, run.folder / WEIGHTS)
-            else:
-                run.log(step=done, seconds=round(seconds), validation_loss=judge.validation_loss())
-            lap = time.perf_counter()
-        if saves:
-            seconds, lap = seconds + time.perf_counter() - lap, time.perf_counter()
-            save_checkpoint(run.folder, done, model, optimizer, {"best": best, "waited": waited, "seconds": seconds})
-        if recipe.patience and waited >= recipe.patience:
-            tqdm.write(f"stopped: no better ndcg@10 in {recipe.patience} validations")
-            break
-    return seconds
+
+    def factor(step: int) -> float:
+        return learning_rate_factor(recipe.schedule, step, recipe.warmup_steps, recipe.iterations)
+
+    plan = Plan(
+        recipe.iterations,
+        recipe.accumulate,
+        recipe.learning_rate,
+        factor,
+        recipe.max_grad_norm,
+        recipe.save_every,
+        recipe.keep,
+        recipe.seed,
+        recipe.batch_size,
+        parts=len(tokenizer.vocab_sizes),
+    )
+    trainer = Trainer(run, model, model, make_optimizer(model, recipe), plan, placement, ranks, {"best": -1.0, "waited": 0.0})
+    judge.placement, judge.pause = trainer.placement, trainer.interruption_point
+    with trainer.running("decoder") as steps:
+        for step in steps:
+            if trainer.due(step, recipe.log_every):
+                loss, *level_losses = trainer.means()
+                trainer.show(f"loss {loss:.3f}" + (f", best ndcg@10 {trainer.state['best']:.4f}" if trainer.state["best"] >= 0 else ""))
+                run.log(step=step, loss=loss, level_losses=level_losses, lr=trainer.learning_rate)
+            if trainer.due(step, recipe.full_eval_every):
+                select(judge, trainer, recipe, run, step)
+            elif trainer.due(step, recipe.partial_eval_every):
+                with trainer.evaluating(EVALUATION_KNOBS):
+                    run.log(step=step, seconds=round(trainer.seconds), validation_loss=judge.validation_loss())
+
+            def share(micro: int, step: int = step) -> Share:
+                number = step * recipe.accumulate + micro
+                batch = tokenizer(data.train_batch(number, recipe.batch_size, recipe.seed, ranks.index, ranks.count))
+                output = trainer.objective(batch, recipe.label_smoothing)
+                return Share(output.loss, batch.target_mask.sum(), output.level_losses)
+
+            trainer.update(step, share, save=trainer.due(step + 1, recipe.full_eval_every))
+    return trainer.seconds
+
+
+def select(judge: Judge, trainer: Trainer, recipe: Recipe, run: Run, step: int) -> None:
+    """Validates by beam search, keeps the weights if they are the best so far, and ends the training when patience does."""
+    with trainer.evaluating(EVALUATION_KNOBS):
+        metrics = judge.model("validation", judge.protocol.filter_history, sample=True).metrics
+    run.log(step=step, seconds=round(trainer.seconds), validation=metrics)
+    trainer.say(
+        f"step {step:6d}  validation recall@10 {metrics['recall@10']:.4f}  ndcg@10 {metrics['ndcg@10']:.4f}  {trainer.seconds:.0f} s"
+    )
+    trainer.state["waited"] += 1
+    if metrics["ndcg@10"] > trainer.state["best"]:
+        trainer.state = {"best": metrics["ndcg@10"], "waited": 0.0}
+        if trainer.ranks.main:
+            save_weights(trainer.model, run.folder / WEIGHTS)
+    if recipe.patience and trainer.state["waited"] >= recipe.patience:
+        trainer.say(f"stopped: no better ndcg@10 in {recipe.patience} validations")
+        trainer.stopped = True
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -360,82 +363,9 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 # -- evaluation -------------------------------------------------------------------------------------------------------------------------
 
 
-class Judge:
-    """Evaluates the model and the baselines on the same users with the same code."""
-
-    def __init__(self, retriever: Retriever, data: SeqData, order: Tensor, protocol: Protocol, placement: Placement) -> None:
-        self.retriever, self.data, self.order, self.protocol, self.placement = retriever, data, order, protocol, placement
-        self.sample: Tensor | None = None
-        if protocol.users is not None and protocol.users < len(data.split.users):
-            generator = torch.Generator().manual_seed(protocol.seed)
-            chosen = torch.randperm(len(data.split.users), generator=generator)[: protocol.users]
-            self.sample = data.split.users[chosen.to(data.split.users.device)]
-
-    def batches(self, part: Part, sample: bool = False) -> Iterable[SeqBatch]:
-        return self.data.eval_batches(part, self.protocol.batch_size, self.sample if sample else None)
-
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Teacher-forced loss of the validation items of the sampled users."""
-        model, tokenizer, _ = self.retriever
-        model.eval()
-        losses, counts = [], []
-        for batch in self.batches("validation", sample=True):
-            with self.placement.autocast():
-                losses.append(model(tokenizer(batch)).loss * len(batch.user_ids))
-            counts.append(len(batch.user_ids))
-        model.train()
-        return torch.stack(losses).sum().item() / sum(counts)
-
-    @torch.no_grad()
-    def model(self, part: Part, filter_history: bool, sample: bool = False, progress: bool = False) -> Evaluation:
-        """The model's item-level figures, and what matching codes would have claimed."""
-        model, tokenizer, _ = self.retriever
-        model.eval()
-        width = max(*self.protocol.cutoffs, 10)
-        ranked, targets, tuples = [], [], []
-        for batch in tqdm(list(self.batches(part, sample)), desc=f"beam search, {part}", disable=not progress, mininterval=1.0):
-            with self.placement.autocast():
-                found = self.retriever.search(batch, self.protocol.beam_size, batch.seen if filter_history else None)
-            ranked.append(pad_to(sort_with_ties(found.item_ids, found.log_probs, self.order), width))
-            tuples.append(pad_to(found.tuples, width))
-            targets.append(batch.targets[:, 0])
-        model.train()
-        target = torch.cat(targets)
-        return evaluate_lists(
-            torch.cat(ranked).cpu(),
-            target.cpu(),
-            part,
-            filter_history,
-            self.protocol.cutoffs,
-            torch.cat(tuples).cpu(),
-            tokenizer.tuples_of(target).cpu(),
-        )
-
-    def baseline(self, recommender: MostPopular, part: Part, filter_history: bool) -> Evaluation:
-        """A baseline's figures on all users."""
-        width = max(*self.protocol.cutoffs, 10)
-        ranked, targets = [], []
-        for batch in self.batches(part):
-            ranked.append(recommender.recommend(batch, width, filter_history))
-            targets.append(batch.targets[:, 0])
-        return evaluate_lists(torch.cat(ranked).cpu(), torch.cat(targets).cpu(), part, filter_history, self.protocol.cutoffs)
-
-    def baselines(self, part: Part, filter_history: bool) -> list[tuple[str, Evaluation]]:
-        """Most popular, and the items that most often followed the last one; both counted on the training part."""
-        train = self.data.split.train
-        markov = LastItemMarkov(train.item_ids, train.offsets, self.data.num_items, self.order)
-        recommenders: list[tuple[str, MostPopular]] = [("most popular", MostPopular(self.order)), ("last item -> next (Markov)", markov)]
-        return [(name, self.baseline(recommender, part, filter_history)) for name, recommender in recommenders]
-
-
-def pad_to(lists: Tensor, width: int) -> Tensor:
-    """The first ``width`` columns [B, width], PAD where ``lists`` [B, W] is narrower."""
-    return nn.functional.pad(lists[:, :width], (0, max(0, width - lists.shape[1])), value=PAD)
-
-
 def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool) -> None:
     """Final figures of the selected checkpoint beside the baselines': all users on validation and, once, on test."""
+    judge.retriever.model.eval()
     barred = judge.protocol.filter_history
     metrics: dict[str, object] = {"training_seconds": round(seconds, 1)}
     parts: list[Part] = ["validation", "test"] if do_eval else ["validation"]
@@ -444,31 +374,15 @@ def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool
         rows = [("TIGER", judge.model(part, barred, progress=True))]
         if part == "test":
             rows.append((f"TIGER, history {'not ' if barred else ''}barred", judge.model(part, not barred, progress=True)))
-        rows += judge.baselines(part, barred)
+        if judge.ranks.main:
+            rows += judge.baselines(part, barred)
         text.append(evaluation_report(rows))
         metrics[part] = {name: evaluation.to_json() for name, evaluation in rows}
-    text.append(examples(judge, corpus))
+    text.append(judge.samples().table(corpus.titles))
     run_text = "\n\n".join(text)
-    write_text(run.folder / "report.txt", run_text + "\n")
+    run.write(REPORT, run_text + "\n")
     run.finish(metrics)
-    print(f"\n{run_text}\n\ntraining {seconds:.0f} s\nsaved    {run.folder}")
-
-
-def examples(judge: Judge, corpus: Corpus, count: int = 5) -> str:
-    """A few users' histories with the titles that the model recommends."""
-    users = judge.data.split.users
-    chosen = users[torch.randperm(len(users), generator=torch.Generator().manual_seed(judge.protocol.seed))[:count].to(users.device)]
-    histories, targets, recommended = [], [], []
-    judge.retriever.model.eval()
-    ranks: list[int] = []
-    for batch in judge.data.eval_batches("validation", count, chosen):
-        found = judge.retriever.search(batch, judge.protocol.beam_size, batch.seen if judge.protocol.filter_history else None)
-        for history, target, items in zip(batch.item_ids.tolist(), batch.targets[:, 0].tolist(), found.item_ids.tolist()):
-            histories.append([corpus.titles[item] for item in history if item != PAD])
-            targets.append(corpus.titles[target])
-            recommended.append([corpus.titles[item] for item in items[:5] if item != PAD])
-        ranks += target_ranks(pad_to(found.item_ids, 5), batch.targets[:, 0]).tolist()
-    return sample_table(histories, targets, recommended, ranks, top=5)
+    run.say(f"\n{run_text}\n\ntraining {seconds:.0f} s\nsaved    {run.folder}")
 
 
 if __name__ == "__main__":

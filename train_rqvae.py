@@ -16,15 +16,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spi
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
@@ -32,10 +30,12 @@ from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health, collapse_warnings
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
-from modules.runtime.checkpoint import load_weights, resume_from, save_checkpoint, save_weights
+from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import run_script
 from modules.runtime.device import Placement, place, set_seed
-from modules.runtime.run import Run, write_text
+from modules.runtime.ranks import Ranks
+from modules.runtime.run import Run
+from modules.runtime.trainer import Plan, Share, Trainer
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -44,15 +44,19 @@ class Recipe(NamedTuple):
     """How the RQ-VAE is trained."""
 
     iterations: int
-    batch_size: int
+    batch_size: int  # over all processes
+    accumulate: int
     learning_rate: float
     weight_decay: float
     warmup_steps: int
+    max_grad_norm: float
     temperature_start: float
     temperature_end: float
     use_kmeans_init: bool
     autoencoder_steps: int
+    log_every: int
     save_every: int
+    keep: int
     eval_every: int
     seed: int
 
@@ -66,12 +70,16 @@ def train(
     text_model: str = "sentence-transformers/sentence-t5-base",
     save_dir_root: str = "out/rqvae/amazon",
     pretrained_rqvae_path: str | None = None,
+    run_name: str | None = None,
     resume: bool = True,
     iterations: int = 5000,
     batch_size: int = 1024,
+    gradient_accumulate_every: int = 1,
+    split_batches: bool = True,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.01,
     warmup_steps: int = 100,
+    max_grad_norm: float = 0.0,
     commitment_weight: float = 0.25,
     use_kmeans_init: bool = True,
     autoencoder_steps: int = 300,
@@ -85,8 +93,10 @@ def train(
     gumbel_temperature_start: float = 0.5,
     gumbel_temperature_end: float = 0.02,
     do_eval: bool = False,
-    eval_every: int = 1000,
+    log_every: int = 100,
+    eval_every: int = 200,
     save_model_every: int = 1000,
+    keep_checkpoints: int = 2,
     allow_collapse: bool = False,
     amp: bool = True,
     mixed_precision_type: str = "bf16",
@@ -104,12 +114,16 @@ def train(
         text_model: sentence-transformers model, a hub name or a local directory.
         save_dir_root: the run directory is save_dir_root/dataset_split.
         pretrained_rqvae_path: run directory whose weights to start from, k-means included.
+        run_name: the run directory's name in save_dir_root instead of the split's.
         resume: go on where this run directory stopped; False starts anew in a directory beside it.
         iterations: training steps.
-        batch_size: items a step, drawn without replacement within a pass.
+        batch_size: items a batch, drawn without replacement within a pass.
+        gradient_accumulate_every: batches a step.
+        split_batches: batch_size is that of all processes together, each of which takes its share; False makes it each one's own.
         learning_rate: peak of AdamW's rate; falls to zero along a cosine.
         weight_decay: AdamW's, on all weights.
         warmup_steps: steps over which the learning rate rises.
+        max_grad_norm: gradients are clipped to this norm; 0 leaves them.
         commitment_weight: beta of the commitment loss.
         use_kmeans_init: set each codebook to the k-means centroids of the whole catalogue's residuals.
         autoencoder_steps: first steps, without the quantizer, after which k-means finds latents that stay put; part of iterations.
@@ -123,11 +137,13 @@ def train(
         gumbel_temperature_start: first temperature of GUMBEL_SOFTMAX, in units of the mean squared distance to the nearest codeword.
         gumbel_temperature_end: its last; reached after 80 % of the steps.
         do_eval: hold out 5 % of the items and report their reconstruction; the codes are then trained on the rest.
-        eval_every: steps between looks at usage, perplexity and collisions of the whole catalogue.
+        log_every: steps between lines of log.jsonl.
+        eval_every: steps between looks at usage, perplexity and collisions of the whole catalogue; one more follows k-means.
         save_model_every: steps between checkpoints.
+        keep_checkpoints: how many stay, the newest ones.
         allow_collapse: end without an error although a level uses less than 5 % of its codes.
         amp: mixed precision where the device is faster with it (a short probe decides on a CPU).
-        mixed_precision_type: bf16 or no.
+        mixed_precision_type: bf16, fp16 (CUDA only, with loss scaling) or no.
         device: auto, cuda, mps or cpu.
         seed: fixes everything random.
     """
@@ -136,49 +152,58 @@ def train(
     model_config = RqVaeConfig(
         vae_input_dim, vae_embed_dim, vae_hidden_dims, vae_codebook_size, vae_n_layers, vae_codebook_mode, commitment_weight, vae_input_norm
     )
+    ranks = Ranks(device)
     recipe = Recipe(
         iterations,
-        batch_size,
+        batch_size if split_batches else batch_size * ranks.count,
+        gradient_accumulate_every,
         learning_rate,
         weight_decay,
         warmup_steps,
+        max_grad_norm,
         gumbel_temperature_start,
         gumbel_temperature_end,
         use_kmeans_init,
         autoencoder_steps if use_kmeans_init and pretrained_rqvae_path is None else 0,
+        log_every,
         save_model_every,
+        keep_checkpoints,
         eval_every,
         seed,
     )
     check_recipe(recipe)
-    placement = place(device, amp, mixed_precision_type)
-    run = Run(Path(save_dir_root) / dataset_split, settings)
-    if run.finished:
-        print(f"{run.folder} is finished: {(run.folder / 'metrics.json').read_text()}\ntrain.resume = False trains anew beside it")
-        return
+    placement = place(device, amp, mixed_precision_type, ranks.device)
+    with Run(save_dir_root, dataset_split, settings, ranks) as run:
+        if run.finished:
+            finished = (run.folder / "metrics.json").read_text()
+            run.say(f"{run.folder} is finished: {finished}\ntrain.resume = False trains anew beside it")
+            return
+        with ranks.main_first():
+            corpus = load_corpus(data_config)
+            items = load_items(data_config, corpus, item_embeddings, text_model, placement.device)
+        check_width(items.embeddings, vae_input_dim)
+        describe_rqvae(run, model_config, items)
+        training, held_out = split_items(items.embeddings, do_eval, seed)
 
-    corpus = load_corpus(data_config)
-    items = load_items(data_config, corpus, item_embeddings, text_model, placement.device)
-    check_width(items.embeddings, vae_input_dim)
-    training, held_out = split_items(items.embeddings, do_eval, seed)
+        set_seed(seed)
+        model = RqVae(model_config).to(placement.device)
+        model.fit_normalizer(training)
+        training = where_it_fits(training, placement.device)
+        if pretrained_rqvae_path is not None:
+            load_weights(model, Path(pretrained_rqvae_path) / WEIGHTS)
 
-    set_seed(seed)
-    model = RqVae(model_config).to(placement.device)
-    training = training.to(placement.device)  # 12 k x 768 floats are 37 MB; a step draws its rows by index where the model is
-    model.fit_normalizer(training)
-    if pretrained_rqvae_path is not None:
-        load_weights(model, Path(pretrained_rqvae_path) / "model.safetensors")
+        parameters, step_size = sum(p.numel() for p in model.parameters()), recipe.batch_size * recipe.accumulate
+        run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
+        run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}")
+        run.say(f"model    {parameters:,} parameters; {vae_n_layers} x {vae_codebook_size} codes of width {vae_embed_dim}")
+        passes = f"{iterations * step_size / len(training):.0f} passes"
+        run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {vae_codebook_mode.name}")
+        run.say(f"run      {run.describe()}")
 
-    print(f"device   {placement.why}")
-    print(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}")
-    parameters, passes = sum(p.numel() for p in model.parameters()), iterations * batch_size / len(training)
-    print(f"model    {parameters:,} parameters; {vae_n_layers} x {vae_codebook_size} codes of width {vae_embed_dim}")
-    print(f"training {iterations:,} steps of {batch_size} items ({passes:.0f} passes), {vae_codebook_mode.name}")
-    print(f"run      {run.folder}", flush=True)
-
-    seconds = fit(model, training, recipe, placement, run)
-    finish(model, items, held_out, run, seconds, seed, allow_collapse)
-    print(f"next     python train_decoder.py <decoder config> pretrained_rqvae_path={run.folder}")
+        seconds = fit(model, training, recipe, placement, ranks, run)
+        if ranks.main:
+            finish(model, items, held_out, run, seconds, seed, allow_collapse)
+            run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -214,6 +239,29 @@ def split_items(embeddings: Tensor, do_eval: bool, seed: int) -> tuple[Tensor, T
     return embeddings[order[count:]], embeddings[order[:count]]
 
 
+def where_it_fits(items: Tensor, device: torch.device) -> Tensor:
+    """The catalogue on the device, where a step draws its rows by index, unless it would fill more than a quarter of what is free there."""
+    if device.type == "cuda" and items.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
+        return items.pin_memory()
+    return items.to(device)
+
+
+def describe_rqvae(run: Run, config: RqVaeConfig, items: ItemData) -> None:
+    """Writes config.json: the model's shape and the hash of the embeddings it is trained on.
+
+    Raises:
+        UserError: the directory was trained on other embeddings, as when the file of the same name was changed since.
+    """
+    path = run.folder / "config.json"
+    if path.exists() and json.loads(path.read_text()).get("embeddings_hash", items.embeddings_hash) != items.embeddings_hash:
+        raise UserError(
+            f"the run in {run.folder} was begun on other item embeddings than there are now; "
+            "set train.resume = False or another train.save_dir_root to train on the new ones"
+        )
+    described = {"rqvae": asdict(config) | {"mode": config.mode.name}, "embeddings_hash": items.embeddings_hash}
+    run.write(path.name, json.dumps(described, indent=1))
+
+
 def index_batches(num_items: int, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Tensor]:
     """The rows of a step as a function of the step alone, pass after pass over a seeded permutation: a resumed run draws the same."""
     size = min(batch_size, num_items)
@@ -231,64 +279,90 @@ def index_batches(num_items: int, batch_size: int, seed: int, device: torch.devi
     return rows
 
 
-def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, run: Run) -> float:
+class Objective(nn.Module):
+    """The loss of a step, with the quantizer or, before k-means, without; one module, as several processes need it.
+
+    Its parts are reconstruction, codebook and commitment loss and the residual norm behind each level.
+    """
+
+    def __init__(self, model: RqVae) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Tensor, temperature: float | None) -> Share:
+        """``temperature`` of the Gumbel-softmax; None leaves the quantizer out."""
+        levels = self.model.config.num_levels
+        if temperature is None:
+            loss = self.model.autoencoding_loss(batch)
+            return Share(loss, len(batch), torch.cat([loss.detach().reshape(1), loss.new_zeros(2 + levels)]))
+        output = self.model(batch, temperature)
+        losses = torch.stack([output.reconstruction_loss, output.codebook_loss, output.commitment_loss])
+        return Share(output.loss, len(batch), torch.cat([losses.detach(), output.residual_norms]))
+
+
+def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
     """Trains the model in place, from its last checkpoint if there is one; returns the seconds spent training."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    resumed = resume_from(run.folder, model, optimizer)
-    start, seconds_before = (resumed.step, float(str(resumed.state["seconds"]))) if resumed else (0, 0.0)
-    run.cut_log(start)
-    if resumed:
-        print(f"resumed  from step {start}")
-    rows = index_batches(len(items), recipe.batch_size, recipe.seed, placement.device)
-    sizes = [model.config.codebook_size] * model.config.num_levels
-    began, warned = time.perf_counter(), False
-    model.train()
-    bar = tqdm(range(start, recipe.iterations), initial=start, total=recipe.iterations, desc="RQ-VAE", mininterval=1.0)
-    for step in bar:
-        if step == recipe.autoencoder_steps and recipe.use_kmeans_init:
-            model.kmeans_init(items, recipe.seed)
-        factor = learning_rate_factor("cosine", step, recipe.warmup_steps, recipe.iterations)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * factor
-        batch = items[rows(step)]
-        with placement.autocast():
-            if step < recipe.autoencoder_steps:
-                output, loss = None, model.autoencoding_loss(batch)
-            else:
-                output = model(batch, annealed_temperature(step, recipe.iterations, recipe.temperature_start, recipe.temperature_end))
-                loss = output.loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        done = step + 1
-        looks = done % recipe.eval_every == 0 or done == recipe.iterations
-        saves = done % recipe.save_every == 0 and done < recipe.iterations
-        if (looks or saves or done == recipe.autoencoder_steps) and not torch.isfinite(loss):
-            raise UserError(f"the loss is {loss.item()} at step {done}; lower train.learning_rate")
-        if looks and output is not None:
-            model.eval()
-            health = codebook_health(model.get_semantic_ids(items).cpu(), sizes)
-            model.train()
-            left = "/".join(f"{norm:.2f}" for norm in output.residual_norms.tolist())
-            bar.set_postfix_str(f"{describe(health)}, residuals {left}")
-            run.log(
-                step=done,
-                loss=loss.item(),
-                reconstruction=output.reconstruction_loss.item(),
-                codebook_loss=output.codebook_loss.item(),
-                commitment_loss=output.commitment_loss.item(),
-                residual_norms=output.residual_norms.tolist(),
-                usage=health.usage,
-                perplexity=health.perplexity,
-                collision_rate=health.collision_rate,
-            )
-            if not warned:
-                for problem in collapse_warnings(health, sizes):
-                    tqdm.write(f"warning: {problem}")
-                    warned = True
-        if saves:
-            save_checkpoint(run.folder, done, model, optimizer, {"seconds": seconds_before + time.perf_counter() - began})
-    return seconds_before + time.perf_counter() - began
+
+    def factor(step: int) -> float:
+        return learning_rate_factor("cosine", step, recipe.warmup_steps, recipe.iterations)
+
+    def temperature(step: int) -> float | None:
+        if step < recipe.autoencoder_steps:
+            return None
+        return annealed_temperature(step, recipe.iterations, recipe.temperature_start, recipe.temperature_end)
+
+    plan = Plan(
+        recipe.iterations,
+        recipe.accumulate,
+        recipe.learning_rate,
+        factor,
+        recipe.max_grad_norm,
+        recipe.save_every,
+        recipe.keep,
+        recipe.seed,
+        recipe.batch_size,
+        parts=3 + model.config.num_levels,
+    )
+    trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, ranks, {})
+    rows = index_batches(len(items), recipe.batch_size, recipe.seed, items.device)
+    warned: set[str] = set()
+    with trainer.running("RQ-VAE") as steps:
+        for step in steps:
+            if trainer.due(step, recipe.log_every):
+                loss, reconstruction, codebook, commitment, *norms = trainer.means()
+                trainer.show(f"loss {loss:.3f}, residuals {'/'.join(f'{norm:.2f}' for norm in norms)}")
+                losses = {"reconstruction": reconstruction, "codebook_loss": codebook, "commitment_loss": commitment}
+                run.log(step=step, loss=loss, **losses, residual_norms=norms, lr=trainer.learning_rate)
+            fresh = step == recipe.autoencoder_steps and recipe.use_kmeans_init
+            if fresh:
+                model.kmeans_init(items, recipe.seed)
+            if fresh or (step > recipe.autoencoder_steps and trainer.due(step, recipe.eval_every)):
+                with trainer.evaluating("train.vae_codebook_size"):
+                    look(model, items, trainer, run, step, warned)
+
+            def share(micro: int, step: int = step) -> Share:
+                own = rows(step * recipe.accumulate + micro)[ranks.index :: ranks.count]
+                return trainer.objective(items[own].to(placement.device), temperature(step))
+
+            trainer.update(step, share)
+    return trainer.seconds
+
+
+def look(model: RqVae, items: Tensor, trainer: Trainer, run: Run, step: int, warned: set[str]) -> None:
+    """Logs the health of the codes of all items, and warns of every level that collapsed, once."""
+    ranks = trainer.ranks
+    shares = ranks.gather([model.get_semantic_ids(items[ranks.index :: ranks.count]).cpu()])
+    codes, sizes = torch.cat([share for of_rank in shares for share in of_rank]), [model.config.codebook_size] * model.config.num_levels
+    health = codebook_health(codes, sizes)
+    figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
+    run.log(step=step, **figures)
+    trainer.show(describe(health))
+    for problem in collapse_warnings(health, sizes):
+        level = problem.partition(":")[0]
+        if level not in warned:
+            warned.add(level)
+            trainer.say(f"warning: at step {step}, {problem}")
 
 
 def describe(health: CodebookHealth) -> str:
@@ -313,23 +387,27 @@ def finish(
     problems = collapse_warnings(health, tokenizer.info.codebook_sizes)
     if problems and not allow_collapse:
         raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
-    device = model.input_mean.device
-    reconstruction = model(items.embeddings.to(device)).reconstruction_loss.item()
+    reconstruction = mean_reconstruction(model, items.embeddings)
     metrics: dict[str, object] = {
         **health._asdict(),
         "reconstruction_loss": reconstruction,
-        "held_out_reconstruction_loss": None if held_out is None else model(held_out.to(device)).reconstruction_loss.item(),
+        "held_out_reconstruction_loss": None if held_out is None else mean_reconstruction(model, held_out),
         "collision_vocabulary": tokenizer.vocab_sizes[-1],
         "seconds": round(seconds, 1),
     }
-    save_weights(model, run.folder / "model.safetensors")
-    described = asdict(model.config) | {"mode": model.config.mode.name}
-    write_text(run.folder / "config.json", json.dumps({"rqvae": described}, indent=1))
+    save_weights(model, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
     run.finish(metrics)
     print(f"\ncodes    {describe(health)}, largest group {health.largest_group}; reconstruction {reconstruction:.4f}; {seconds:.0f} s")
     print(f"saved    {run.folder}")
     return health
+
+
+def mean_reconstruction(model: RqVae, items: Tensor, chunk_size: int = 16384) -> float:
+    """Reconstruction loss over ``items`` [I, E], a chunk at a time."""
+    device = model.input_mean.device
+    sums = [model(chunk.to(device)).reconstruction_loss * len(chunk) for chunk in items.split(chunk_size)]
+    return torch.stack(sums).sum().item() / len(items)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 A changed setting or a changed raw file changes the name, so a stale cache is never read; a corrupt one is built again.
 """
 
+import errno
+import glob
 import hashlib
+import io
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +23,20 @@ from data.schemas import UserError
 
 log = logging.getLogger("tiger.data")
 
+UNWRITABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+}
+"""What the system says of a disk that is full and of a place that cannot be written to."""
+
 
 class LoadedCorpus(NamedTuple):
     """A corpus, and what its loader had to say about the source (missing metadata, dropped rows)."""
@@ -30,23 +47,55 @@ class LoadedCorpus(NamedTuple):
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` that takes its name if the block succeeds and is removed if it does not.
+    """Yields a temporary path beside ``path`` that takes its name, once it is on the disk, if the block succeeds; else it is removed.
+
+    What killed processes left of such a file is removed as well.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be made or written to, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(13, "permission denied")
-    except OSError as error:
-        raise UserError(f"cannot write to {path.parent} ({error.strerror}); choose a folder that can be written to") from error
-    try:
+        _remove_abandoned(path)
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise UserError(
+            f"cannot write {path} ({error.strerror}); free space there or choose a folder that can be written to; nothing was half-written"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file that is whole or absent, whatever happens meanwhile; raises as ``whole_file`` does."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        owner = left.name.split(".")[-2]
+        if owner.isdigit() and int(owner) != os.getpid() and not _alive(int(owner)):
+            left.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # there the question would kill it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is there, and somebody else's
+        return True
+    return True
 
 
 def file_sha256(path: Path) -> str:
@@ -81,8 +130,9 @@ def cached_corpus(path: Path, build: Callable[[], LoadedCorpus], force: bool = F
             log.warning("%s cannot be read (%s); building it again", path, type(error).__name__)
     if loaded is None:
         loaded = build()
-        with whole_file(path) as temporary:
-            torch.save(_payload(loaded), temporary)
+        content = io.BytesIO()
+        torch.save(_payload(loaded), content)
+        write_whole(path, content.getvalue())
     for note in loaded.notes:
         log.info(note)
     return loaded

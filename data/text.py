@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import digest, file_sha256, whole_file
+from data.cache import digest, file_sha256, write_whole
 from data.schemas import UserError
 
 log = logging.getLogger("tiger.data")
@@ -73,7 +73,7 @@ def embed_texts(
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", name)[-60:]
     cache = Path(cache_dir) / f"embeddings_{slug}_{digest(name, weights, TEMPLATE_VERSION, list(texts))}.safetensors"
 
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     if cache.exists():
         try:
@@ -88,8 +88,7 @@ def embed_texts(
     log.info("encoding %d item texts with %s on %s", len(texts), model, device)
     encoded = encoder.encode(list(texts), batch_size=batch_size, show_progress_bar=True, convert_to_numpy=True)
     embeddings = torch.from_numpy(np.ascontiguousarray(encoded, dtype=np.float32))
-    with whole_file(cache) as temporary:
-        save_file({"embeddings": embeddings}, temporary)
+    write_whole(cache, save({"embeddings": embeddings}))
     return embeddings
 
 

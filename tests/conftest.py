@@ -1,5 +1,7 @@
 """One thread for every test, and the devices that are there."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,3 +14,15 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def device(request) -> torch.device:
     """Each device present, in turn."""
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with planted data and a finished run of each script."""
+    from tests.runs import run_decoder, run_rqvae, write_data
+
+    folder = tmp_path_factory.mktemp("trained")
+    write_data(folder)
+    run_rqvae(folder)
+    run_decoder(folder)
+    return folder

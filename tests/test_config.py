@@ -1,16 +1,11 @@
 """The scripts' front door, run directories and devices: mistakes become sentences."""
 
-import json
-
 import pytest
-import torch
 
 from data.processed import RecDataset
 from data.schemas import UserError
 from modules.quantize import QuantizeForwardMode
 from modules.runtime.config import ABSENT, coerce, parameter_docs, resolve, run_script
-from modules.runtime.device import place
-from modules.runtime.run import Run
 
 SEEN: dict[str, object] = {}
 MANUAL = "A manual.\n\n    python script.py CONFIG"
@@ -232,70 +227,3 @@ def test_an_undocumented_parameter_is_a_bug():
 
     with pytest.raises(ValueError, match="iterations"):
         parameter_docs(bare)
-
-
-RESOLVED = {"iterations": 5, "seed": 0, "resume": True, "device": "cpu"}
-
-
-def test_an_unfinished_run_goes_on_and_a_finished_one_says_so(tmp_path):
-    run = Run(tmp_path / "run", RESOLVED)
-    run.log(step=1)
-    assert not run.finished
-    again = Run(tmp_path / "run", RESOLVED | {"device": "cuda"})
-    assert again.folder == run.folder
-    again.finish({"recall@10": 0.5})
-    assert Run(tmp_path / "run", RESOLVED).finished
-    assert json.loads((run.folder / "metrics.json").read_text()) == {"recall@10": 0.5}
-    assert {"torch", "commit", "command"} <= json.loads((run.folder / "environment.json").read_text()).keys()
-
-
-def test_another_config_is_refused_by_the_parameters_that_differ(tmp_path):
-    Run(tmp_path / "run", RESOLVED)
-    before = (tmp_path / "run" / "config.gin").read_text()
-    with pytest.raises(UserError) as error:
-        Run(tmp_path / "run", RESOLVED | {"iterations": 6})
-    assert "iterations was 5 and is now 6" in str(error.value)
-    assert "seed" not in str(error.value)
-    assert (tmp_path / "run" / "config.gin").read_text() == before
-
-
-def test_without_resume_a_run_gets_a_directory_beside_the_old_one(tmp_path):
-    fresh = RESOLVED | {"resume": False}
-    assert [Run(tmp_path / "run", fresh | {"seed": seed}).folder.name for seed in range(3)] == ["run", "run-2", "run-3"]
-
-
-def test_a_run_directory_that_cannot_be_made_is_a_user_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="save_dir_root"):
-        Run(tmp_path / "file" / "run", RESOLVED)
-
-
-def test_the_log_is_cut_behind_the_checkpoint_it_goes_on_from(tmp_path):
-    run = Run(tmp_path / "run", RESOLVED)
-    run.cut_log(3)
-    for step in (1, 3, 5, 7):
-        run.log(step=step, loss=0.5)
-    run.cut_log(3)
-    run.log(step=5, loss=0.4)
-    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["loss"]) for line in lines] == [(1, 0.5), (3, 0.5), (5, 0.4)]
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bfloat"])
-def test_a_precision_that_is_not_offered_is_refused(precision):
-    with pytest.raises(UserError, match="'bf16' or 'no'"):
-        place("cpu", True, precision)
-
-
-@pytest.mark.parametrize("name", ["quantum", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(name):
-    with pytest.raises(UserError, match=r"train\.device"):
-        place(name, False, "no")
-
-
-def test_auto_finds_a_device_and_says_why():
-    placement = place("auto", True, "bf16")
-    torch.empty(1, device=placement.device)
-    assert placement.why
-    with place("cpu", False, "bf16").autocast():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

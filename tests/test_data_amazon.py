@@ -221,12 +221,11 @@ def test_nothing_in_the_processed_folder_is_unpickled(tmp_path):
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     write_split(tmp_path)
 
-    def stop(payload, path):
-        path.write_bytes(b"half")
+    def stop(descriptor):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.cache.torch, "save", stop)
+        patch.setattr(data.cache.os, "fsync", stop)
         with pytest.raises(KeyboardInterrupt):
             load(tmp_path)
     assert list((tmp_path / "processed").iterdir()) == []

@@ -102,7 +102,7 @@ def test_an_interrupted_encoding_leaves_nothing(tmp_path, encoder, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.torch.save_file", stop)
+    monkeypatch.setattr("data.cache.os.fsync", stop)
     with pytest.raises(KeyboardInterrupt):
         embed_texts(["a"], "org/model", tmp_path)
     assert list(tmp_path.iterdir()) == []

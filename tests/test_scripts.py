@@ -7,74 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import recommend
 import train_decoder
-import train_rqvae
-from modules.runtime.config import ROOT, run_script
+from modules.runtime.config import ROOT
 from modules.runtime.retriever import load_retriever
-from tests.synthetic import write_embeddings, write_p5
-
-ITEMS, USERS = 120, 400
-RQVAE = [
-    "iterations=250",
-    "autoencoder_steps=80",
-    "batch_size=64",
-    "vae_input_dim=32",
-    "vae_embed_dim=8",
-    "vae_hidden_dims=[32]",
-    "vae_codebook_size=8",
-    "vae_n_layers=3",
-    "eval_every=50",
-    "save_model_every=60",
-    "device=cpu",
-]
-DECODER = [
-    "iterations=300",
-    "batch_size=128",
-    "learning_rate=3e-3",
-    "warmup_steps=20",
-    "decoder_embed_dim=32",
-    "attn_embed_dim=32",
-    "attn_heads=2",
-    "attn_layers=1",
-    "decoder_ff_dim=64",
-    "num_user_bins=16",
-    "beam_size=20",
-    "full_eval_every=100",
-    "partial_eval_every=50",
-    "log_every=1",
-    "save_model_every=70",
-    "eval_users=None",
-    "device=cpu",
-]
-
-
-def run_rqvae(folder: Path, *overrides: str, code: int = 0) -> None:
-    given = [f"dataset_folder={folder}", f"item_embeddings={folder}/items.npy", f"save_dir_root={folder}/rqvae", *RQVAE, *overrides]
-    assert run_script(train_rqvae.train, "", ["configs/rqvae_amazon.gin", *given]) == code
-
-
-def run_decoder(folder: Path, *overrides: str, code: int = 0) -> None:
-    given = [f"dataset_folder={folder}", f"pretrained_rqvae_path={folder}/rqvae", f"save_dir_root={folder}/decoder", *DECODER, *overrides]
-    assert run_script(train_decoder.train, "", ["configs/decoder_amazon.gin", *given]) == code
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    write_p5(folder, USERS, ITEMS)
-    write_embeddings(folder / "items.npy", ITEMS)
-    run_rqvae(folder)
-    run_decoder(folder)
-    return folder
-
-
-def losses(run: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+from tests.runs import ITEMS, USERS, run_decoder, run_rqvae
+from tests.synthetic import write_p5
 
 
 def test_the_rqvae_run_holds_everything_stage_two_and_a_reader_need(trained: Path) -> None:
@@ -136,27 +76,6 @@ def test_a_finished_run_says_so_and_keeps_its_weights(trained: Path, capsys: pyt
 def test_another_config_in_the_same_directory_is_refused_by_name(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_decoder(trained, "learning_rate=1e-4", code=2)
     assert "learning_rate was 0.003 and is now 0.0001" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
-def test_a_resumed_run_equals_an_unbroken_one(stage: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script, run = {"rqvae": (train_rqvae, run_rqvae), "decoder": (train_decoder, run_decoder)}[stage]
-    root = f"save_dir_root={tmp_path}"
-    saved = script.save_checkpoint
-
-    def save_and_die(folder, step, *rest):
-        saved(folder, step, *rest)
-        if step >= 120:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(script, "save_checkpoint", save_and_die)
-    run(trained, root, code=130)
-    monkeypatch.setattr(script, "save_checkpoint", saved)
-    run(trained, root)
-    unbroken, broken = trained / stage / "beauty", tmp_path / "beauty"
-    assert losses(broken) == losses(unbroken)
-    first, second = load_file(unbroken / "model.safetensors"), load_file(broken / "model.safetensors")
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_same_checkpoint_gives_the_same_digits(trained: Path, tmp_path: Path) -> None:

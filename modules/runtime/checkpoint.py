@@ -1,84 +1,144 @@
 """Checkpoints: a directory each, written under a temporary name and renamed, so that a killed run leaves the last good one.
 
-Weights are safetensors, the optimizer and random states tensors that load with ``weights_only=True``, the rest JSON.
+    checkpoint-00001000/
+      model.safetensors       weights
+      best.safetensors        weights of the best validation so far, where there was one
+      optimizer.pt            optimizer and loss scaler: tensors that load with weights_only=True
+      state.json              step, and the script's own figures: best, patience, seconds, losses not logged yet
+      checksums.json          sha256 of the files above
+
+Random numbers are not in there: every step seeds its own (see ``device.seed_step``).
 """
 
+import hashlib
+import io
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
+from data.cache import write_whole
 from data.schemas import UserError
 
-KEEP = 2
+WEIGHTS = "model.safetensors"
+BEST, OPTIMIZER, STATE, CHECKSUMS = "best.safetensors", "optimizer.pt", "state.json", "checksums.json"
+
+log = logging.getLogger("tiger.checkpoint")
 
 
 class Resumed(NamedTuple):
+    folder: Path
     step: int  # updates done
-    state: dict[str, object]  # what the script put there: best figure, patience, seconds trained
+    state: dict[str, dict[str, float]]  # the trainer's figures and the script's
 
 
-def save_checkpoint(run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, object]) -> Path:
-    """Writes ``run/checkpoint-STEP`` and removes all but the newest two."""
+def save_checkpoint(
+    run: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    state: Mapping[str, Mapping[str, float]],
+    keep: int,
+) -> Path:
+    """Writes ``run/checkpoint-STEP``, the run's best weights so far among it, and removes all but the newest ``keep``."""
     final = run / f"checkpoint-{step:08d}"
     temporary = run / f"{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_weights(model, temporary / "model.safetensors")
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    torch.save({"optimizer": optimizer.state_dict(), "random": random}, temporary / "optimizer.pt")
-    (temporary / "state.json").write_text(json.dumps({"step": step, "state": dict(state)}))
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
-    for old in checkpoints(run)[:-KEEP]:
+    packed = io.BytesIO()
+    torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}, packed)
+    files = {
+        WEIGHTS: weights_bytes(model),
+        OPTIMIZER: packed.getvalue(),
+        STATE: json.dumps({"step": step, "state": state}).encode(),
+    }
+    if (run / WEIGHTS).exists():
+        files[BEST] = (run / WEIGHTS).read_bytes()
+    files[CHECKSUMS] = json.dumps({name: hashlib.sha256(content).hexdigest() for name, content in files.items()}).encode()
+    try:
+        for name, content in files.items():
+            write_whole(temporary / name, content)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return final
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
+    """Checkpoints of a run, oldest first."""
     return sorted(path for path in run.glob("checkpoint-*") if path.suffix != ".tmp")
 
 
-def resume_from(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Resumed | None:
-    """Restores weights, optimizer and random state from the newest checkpoint; None where there is none.
+def resume_from(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Resumed | None:
+    """Restores the newest checkpoint that is whole; None where there is none.
+
+    A damaged checkpoint is passed over, and that is said.
 
     Raises:
-        UserError: a checkpoint that does not fit the model.
+        UserError: a checkpoint that is whole but does not fit the model.
     """
-    found = checkpoints(run)
-    if not found:
-        return None
-    newest = found[-1]
-    load_weights(model, newest / "model.safetensors")
+    for folder in reversed(checkpoints(run)):
+        damage = _damage(folder)
+        if damage is not None:
+            log.warning("%s is damaged (%s); going on from the one before it", folder, damage)
+            continue
+        load_weights(model, folder / WEIGHTS)
+        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+        described = json.loads((folder / STATE).read_text())
+        try:
+            optimizer.load_state_dict(saved["optimizer"])
+        except ValueError as error:
+            raise UserError(f"the checkpoint {folder} does not fit this model ({error}); was the code changed?") from error
+        if saved["scaler"]:
+            scaler.load_state_dict(saved["scaler"])
+        return Resumed(folder, described["step"], described["state"])
+    return None
+
+
+def restore_best(run: Path, checkpoint: Path) -> None:
+    """Gives the run the best weights that it had at a checkpoint, or none if it had none."""
+    if (checkpoint / BEST).exists():
+        write_whole(run / WEIGHTS, (checkpoint / BEST).read_bytes())
+    else:
+        (run / WEIGHTS).unlink(missing_ok=True)
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, None if nothing is."""
     try:
-        saved = torch.load(newest / "optimizer.pt", map_location="cpu", weights_only=True)
-        described = json.loads((newest / "state.json").read_text())
-        optimizer.load_state_dict(saved["optimizer"])
-    except Exception as error:
-        raise UserError(
-            f"the checkpoint {newest} is damaged ({str(error).splitlines()[0]}); remove it to go on from the one before"
-        ) from error
-    torch.set_rng_state(saved["random"]["cpu"])
-    if "cuda" in saved["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(saved["random"]["cuda"])
-    return Resumed(described["step"], described["state"])
+        sums = json.loads((folder / CHECKSUMS).read_text())
+        if not {WEIGHTS, OPTIMIZER, STATE} <= sums.keys():
+            return f"{CHECKSUMS} is incomplete"
+        for name, expected in sums.items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
+                return f"{name} is not what was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """A model's state as safetensors."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes a model's state to ``path`` (safetensors) in one rename."""
-    temporary = path.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
-    os.replace(temporary, path)
+    """Writes a model's state to ``path`` (safetensors), whole or not at all."""
+    write_whole(path, weights_bytes(model))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -88,7 +148,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         UserError: no such file, a damaged one, or weights of another shape.
     """
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(safetensors.torch.load_file(path))
     except FileNotFoundError as error:
         raise UserError(f"no weights at {path}: train that stage first") from error
     except Exception as error:

@@ -9,6 +9,7 @@ import difflib
 import inspect
 import logging
 import re
+import signal
 import sys
 import types
 import typing
@@ -18,9 +19,11 @@ from pathlib import Path
 
 import gin
 
+from data.cache import UNWRITABLE
 from data.processed import RecDataset
 from data.schemas import UserError
 from modules.quantize import QuantizeForwardMode
+from modules.runtime.signals import Interrupted, raise_on_sigterm
 
 ROOT = Path(__file__).resolve().parents[2]
 ENUMS: dict[type[Enum], str] = {RecDataset: "data.processed", QuantizeForwardMode: "modules.quantize"}
@@ -55,7 +58,7 @@ gin.add_config_file_search_path(str(ROOT))
 
 
 def run_script(train: Callable[..., None], manual: str, argv: Sequence[str] | None = None) -> int:
-    """Parses ``SCRIPT CONFIG [name=value ...]``, runs ``train`` and returns the exit code: 0, 2 for a user's mistake, 130 when interrupted.
+    """Parses ``SCRIPT CONFIG [name=value ...]``, runs ``train`` and returns 0, 2 for a mistake, or 128 + a signal's number.
 
     Args:
         train: the script's entry; its signature is the config's vocabulary, its docstring the parameters' meaning.
@@ -64,6 +67,7 @@ def run_script(train: Callable[..., None], manual: str, argv: Sequence[str] | No
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _show_notes()
+    raise_on_sigterm()
     try:
         if not arguments or "--help" in arguments or "-h" in arguments:
             print(f"{manual.strip()}\n\nParameters (train.NAME in a gin file, NAME=VALUE on the command line):\n\n{_parameter_text(train)}")
@@ -78,9 +82,15 @@ def run_script(train: Callable[..., None], manual: str, argv: Sequence[str] | No
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        print(f"\n{interrupted.message}", file=sys.stderr)
+        return 128 + interrupted.number
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        print(f"error: cannot write {error.filename or 'a file'} ({error.strerror}); the same command goes on when it can", file=sys.stderr)
+        return 2
 
 
 def _show_notes() -> None:

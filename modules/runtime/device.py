@@ -1,13 +1,15 @@
-"""Which device a run uses, which dtype its products run in, and the seeds."""
+"""Which device a run uses, which dtype its products run in, what to do when its memory ends, and the seeds."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
 from data.schemas import UserError
 
-PRECISIONS = ("bf16", "no")
+PRECISIONS = ("bf16", "fp16", "no")
 
 
 class Placement(NamedTuple):
@@ -19,28 +21,40 @@ class Placement(NamedTuple):
         """The context that forward passes run in."""
         return torch.autocast(self.device.type, self.autocast_dtype or torch.bfloat16, enabled=self.autocast_dtype is not None)
 
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss so that fp16 gradients do not underflow; does nothing for other dtypes."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype == torch.float16)
 
-def place(device: str, amp: bool, mixed_precision_type: str) -> Placement:
+
+def place(device: str, amp: bool, mixed_precision_type: str, own: torch.device | None = None) -> Placement:
     """Decides device and autocast.
 
     Args:
         device: ``auto`` takes CUDA, then MPS, then the CPU; or a torch device string.
         amp: use mixed precision where the device is faster with it.
-        mixed_precision_type: ``bf16`` or ``no``.
+        mixed_precision_type: ``bf16``, ``fp16`` (CUDA only) or ``no``.
+        own: the GPU that belongs to this one of several processes.
 
     Raises:
-        UserError: a device that is not there, or a precision that is not offered.
+        UserError: a device that is not there, or a precision that it does not offer.
     """
     if mixed_precision_type not in PRECISIONS:
-        raise UserError(
-            f"train.mixed_precision_type is {mixed_precision_type!r}; it can be 'bf16' or 'no' "
-            "(fp16 needs loss scaling on a GPU, which is not built in, and a CPU is slow at it)"
-        )
-    chosen = _device(device)
+        raise UserError(f"train.mixed_precision_type is {mixed_precision_type!r}; it can be 'bf16', 'fp16' or 'no'")
+    chosen = own or _device(device)
     if not amp or mixed_precision_type == "no":
         return Placement(chosen, None, f"{chosen}, fp32 (as asked)")
+    if mixed_precision_type == "fp16":
+        if chosen.type != "cuda":
+            raise UserError(
+                f"train.mixed_precision_type = 'fp16' is for CUDA, and this run is on {chosen.type}, which is slow or imprecise at it; "
+                "set it to 'bf16', which is used where it is fast"
+            )
+        return Placement(chosen, torch.float16, f"{torch.cuda.get_device_name(chosen)}, fp16 autocast with loss scaling")
     if chosen.type == "cuda":
-        return Placement(chosen, torch.bfloat16, f"{torch.cuda.get_device_name(chosen)}, bf16 autocast")
+        name = torch.cuda.get_device_name(chosen)
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            return Placement(chosen, None, f"{name}, fp32 (it has no bf16; train.mixed_precision_type = 'fp16' may be faster)")
+        return Placement(chosen, torch.bfloat16, f"{name}, bf16 autocast")
     if chosen.type != "cpu":
         return Placement(chosen, None, f"{chosen}, fp32")
     gain = _bf16_gain()
@@ -80,3 +94,30 @@ def _bf16_gain() -> float:
 def set_seed(seed: int) -> None:
     """Seeds torch on every device; data order and k-means have generators of their own, made from the same seed."""
     torch.manual_seed(seed)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds a step's dropout and noise by its number, so that a run that goes on draws what the unbroken one drew, on any device.
+
+    Evaluations between two steps, and how many processes wrote the checkpoint, change nothing.
+    """
+    torch.manual_seed((seed * 1_000_003 + step * 4_099 + rank) % (1 << 63))
+
+
+@contextmanager
+def memory_advice(knobs: str) -> Iterator[None]:
+    """Turns an exhausted memory into a sentence.
+
+    Args:
+        knobs: what to turn, as the end of "lower ...".
+
+    Raises:
+        UserError: the block needed more memory than there is.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        if not exhausted:
+            raise
+        raise UserError(f"out of memory ({str(error).splitlines()[0] if str(error) else 'on the CPU'}); lower {knobs}") from error

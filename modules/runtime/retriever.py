@@ -9,14 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data.cache import write_whole
 from data.schemas import SeqBatch, UserError
 from modules.decoding import SearchResult
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
-from modules.runtime.checkpoint import load_weights
-from modules.runtime.run import write_text
+from modules.runtime.checkpoint import WEIGHTS, load_weights
 from modules.tokenizer.semids import SemanticIdTokenizer
-
-WEIGHTS = "model.safetensors"
 
 
 class Retriever(NamedTuple):
@@ -43,8 +41,8 @@ def describe_retriever(folder: Path, config: DecoderConfig, tokenizer: SemanticI
             f"the run in {folder} was trained on other semantic IDs than stage 1 has now; "
             "set train.resume = False or another train.save_dir_root to train on the new ones"
         )
-    write_text(folder / "config.json", json.dumps({"decoder": asdict(config), "vocab_sizes": tokenizer.vocab_sizes}, indent=1))
-    write_text(folder / "titles.json", json.dumps(list(titles)))
+    write_whole(folder / "config.json", json.dumps({"decoder": asdict(config), "vocab_sizes": tokenizer.vocab_sizes}, indent=1))
+    write_whole(folder / "titles.json", json.dumps(list(titles)))
     tokenizer.save(folder)
 
 

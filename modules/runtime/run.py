@@ -1,4 +1,8 @@
-"""A run directory: what ran (config.gin, environment.json), how it went (log.jsonl), what came out (metrics.json and the weights)."""
+"""A run directory: what ran (config.gin, environment.json), how it went (log.jsonl), what came out (metrics.json and the weights).
+
+The rerun rule, said at every start: an unfinished run goes on, a finished one says so, another config in the same directory is refused,
+and train.resume = False trains anew in a directory beside it.
+"""
 
 import json
 import os
@@ -10,78 +14,129 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
+from data.cache import UNWRITABLE, write_whole
 from data.schemas import UserError
+from modules.runtime.checkpoint import checkpoints
 from modules.runtime.config import ROOT, config_text
+from modules.runtime.ranks import Ranks
 
-NOT_COMPARED = {"resume", "device", "save_model_every", "force_dataset_process", "allow_collapse"}
+NOT_COMPARED = {
+    "resume",
+    "run_name",
+    "device",
+    "save_model_every",
+    "keep_checkpoints",
+    "force_dataset_process",
+    "allow_collapse",
+    "wandb_logging",
+    "wandb_project",
+}
 """Parameters that may differ between a run and its continuation."""
 
 
 class Run:
-    """A run's directory and its rerun rule: unfinished goes on, finished says so, another config is refused.
+    """A run's directory, held by one process (group) at a time.
 
     Args:
-        folder: the directory; made if absent.
+        root: train.save_dir_root.
+        name: the directory's name in it, unless train.run_name is set.
         resolved: the script's parameters.
+        ranks: the first of them writes.
 
     Raises:
-        UserError: the directory holds a run with another config, or cannot be written.
+        UserError: the directory holds a run with another config, is in use, or cannot be written.
     """
 
-    def __init__(self, folder: Path, resolved: Mapping[str, object]) -> None:
-        text = config_text(dict(resolved))
-        if not resolved["resume"]:
+    def __init__(self, root: str, name: str, resolved: Mapping[str, object], ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
+        folder = Path(root).expanduser() / str(resolved.get("run_name") or name)
+        if self.ranks.main and not resolved["resume"]:
             folder = _free_sibling(folder)
-        self.folder = folder
-        config = folder / "config.gin"
-        try:
-            if config.exists():
-                differing = _differing(config.read_text(), text)
-                if differing:
-                    raise UserError(
-                        f"{folder} holds a run with another config: {'; '.join(differing)}; "
-                        "give this one another train.save_dir_root, or train.resume = False for a directory beside it"
-                    )
-            if self.finished:  # its files say what ran then, not now
-                return
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(config, text)
-            write_text(folder / "environment.json", json.dumps(environment(), indent=1))
-        except OSError as error:
-            raise UserError(f"cannot write the run directory {folder}: {error.strerror}; set train.save_dir_root") from error
+        self.folder = self.ranks.from_main(folder)
+        # What is written down goes on where it is, also when it was begun in a directory beside another.
+        self.settings = dict(resolved) | {"resume": True, "run_name": self.folder.name if self.folder.name != name else None}
+        self.finished = self.ranks.from_main((self.folder / "metrics.json").exists())  # its last file
+        self._lock: FileLock | None = None
+        if self.ranks.main:
+            self._open()
+        self.ranks.wait()
 
-    @property
-    def finished(self) -> bool:
-        """Did the run reach its end? Its metrics.json is written last."""
-        return (self.folder / "metrics.json").exists()
+    def _open(self) -> None:
+        config, text = self.folder / "config.gin", config_text(self.settings)
+        if config.exists():
+            differing = _differing(config.read_text(), text)
+            if differing:
+                raise UserError(
+                    f"{self.folder} holds a run with another config: {'; '.join(differing)}; "
+                    "give this one another train.save_dir_root, or train.resume = False for a directory beside it"
+                )
+        if self.finished:  # its files say what ran then, not now
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / ".lock")
+            self._lock.acquire(timeout=0)  # the system lets go of it when the process ends, however it ends
+        except Timeout as error:
+            raise UserError(
+                f"another process is training in {self.folder}; wait for it, stop it, or set train.resume = False for a directory beside it"
+            ) from error
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            raise UserError(f"cannot write the run directory {self.folder}: {error.strerror}; set train.save_dir_root") from error
+        write_whole(config, text)
+        write_whole(self.folder / "environment.json", json.dumps(environment(self.ranks.count), indent=1))
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def say(self, text: str) -> None:
+        """Prints a line, once."""
+        if self.ranks.main:
+            print(text, flush=True)
+
+    def describe(self) -> str:
+        """Where the run is and how it begins, for the start's lines."""
+        found = checkpoints(self.folder)
+        begins = f"goes on from step {int(found[-1].name.rpartition('-')[2])}" if found else "new"
+        return f"{self.folder} ({begins}; the same command goes on where it stops)"
 
     def log(self, **figures: object) -> None:
         """Appends a line to log.jsonl."""
-        with open(self.folder / "log.jsonl", "a") as file:
-            file.write(json.dumps(figures) + "\n")
+        if self.ranks.main:
+            with open(self.folder / "log.jsonl", "a") as file:
+                file.write(json.dumps(figures) + "\n")
 
     def cut_log(self, step: int) -> None:
-        """Drops the lines after ``step`` when a run goes on from an earlier checkpoint, so that no step stands there twice."""
+        """Drops the lines from ``step`` on when a run goes on from that checkpoint, so that no step stands there twice."""
         path = self.folder / "log.jsonl"
-        if path.exists():
+        if self.ranks.main and path.exists():
             whole = [line for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-            kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
-            write_text(path, "".join(line + "\n" for line in kept))
+            write_whole(path, "".join(line + "\n" for line in whole if json.loads(line).get("step", 0) < step))
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file of the run, whole or not at all."""
+        if self.ranks.main:
+            write_whole(self.folder / name, text)
 
     def finish(self, metrics: Mapping[str, object]) -> None:
-        """Writes metrics.json, which marks the run as finished."""
-        write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1))
+        """Writes metrics.json, which marks the run as finished, and lets go of the directory."""
+        self.write("metrics.json", json.dumps(metrics, indent=1))
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file under a temporary name and renames it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def environment() -> dict[str, object]:
+def environment(processes: int = 1) -> dict[str, object]:
     """What a reader needs to judge a figure: commit, command, versions, machine."""
     commit = _git("rev-parse", "HEAD")
     return {
@@ -95,6 +150,7 @@ def environment() -> dict[str, object]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

@@ -1,0 +1,93 @@
+"""Several processes as one run: who am I, what do we have together. One process needs none of it and pays nothing for it.
+
+    torchrun --nproc-per-node 2 train_decoder.py CONFIG        or        accelerate launch train_decoder.py CONFIG
+
+Processes are started by either; accelerate (https://huggingface.co/docs/accelerate) finds the others and wraps the model for
+DistributedDataParallel. Every process computes on its share of the same batch; the first one alone writes and prints.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """This process among those of the run.
+
+    Args:
+        device: "cpu" keeps all of them on CPUs; else each takes a GPU.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        self.index, self.count, self._accelerator = 0, 1, None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import Accelerator, DistributedDataParallelKwargs
+
+            kwargs = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+            self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[kwargs])
+            self.index, self.count = self._accelerator.process_index, self._accelerator.num_processes
+
+    @property
+    def main(self) -> bool:
+        """Is this the process that writes and prints?"""
+        return self.index == 0
+
+    @property
+    def device(self) -> torch.device | None:
+        """The GPU of this process; None where there is one process, or none has a GPU."""
+        if self._accelerator is None or self._accelerator.device.type == "cpu":
+            return None
+        return self._accelerator.device
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over the processes; itself where there is one."""
+        return module if self._accelerator is None else self._accelerator.prepare_model(module)
+
+    def unsynchronised(self, module: nn.Module, when: bool) -> AbstractContextManager[None]:
+        """A block whose backward pass leaves gradients unaveraged: all but the last of an accumulated batch."""
+        return self._accelerator.no_sync(module) if self._accelerator is not None and when else nullcontext()
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of every process' ``x``."""
+        return x if self._accelerator is None else self._accelerator.reduce(x, reduction="sum")
+
+    def gather(self, values: list[T]) -> list[list[T]]:
+        """Every process' list, in the order of the processes."""
+        if self._accelerator is None:
+            return [values]
+        from accelerate.utils import gather_object
+
+        return gather_object([values])
+
+    def from_main(self, value: T) -> T:
+        """The first process' value, on all."""
+        if self._accelerator is None:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """A block that the first process leaves before the others enter: what it downloads and caches they read."""
+        if not self.main:
+            self.wait()
+        yield
+        if self.main:
+            self.wait()
+
+    def close(self) -> None:
+        """Ends the processes' connection; without it the library complains at exit."""
+        if self._accelerator is not None:
+            self._accelerator.end_training()

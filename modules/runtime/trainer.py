@@ -1,0 +1,282 @@
+"""The training loop that both scripts share: what a step is, and what must survive it.
+
+    with trainer.running("decoder") as steps:
+        for step in steps:                    # updates done so far; a resumed run begins where it stopped
+            if trainer.due(step, log_every):  # log, validate: the weights are those after `step` updates
+                ...
+            trainer.update(step, losses)      # one optimizer step, and a checkpoint where one is due
+
+A checkpoint is written right after an update, before anything at the new step is logged or validated; a resumed run does that again and so
+leaves the same lines as an unbroken one. Everything random in a step is seeded by its number.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.schemas import UserError
+from modules.runtime.checkpoint import Resumed, checkpoints, restore_best, resume_from, save_checkpoint
+from modules.runtime.device import Placement, memory_advice, seed_step
+from modules.runtime.ranks import Ranks
+from modules.runtime.run import Run
+from modules.runtime.signals import Deferred, Interrupted
+
+SMALLEST_SCALE = 1e-3
+"""An fp16 loss scale below this means that no scale helps."""
+
+
+class Plan(NamedTuple):
+    """How long, how fast and how safely to train."""
+
+    iterations: int  # optimizer steps
+    accumulate: int  # batches an optimizer step
+    learning_rate: float
+    factor: Callable[[int], float]  # of the learning rate, by step
+    max_grad_norm: float  # 0: gradients are left as they are
+    save_every: int
+    keep: int  # checkpoints
+    seed: int
+    batch_size: int  # examples a batch, over all processes
+    parts: int  # P, see Share
+
+
+class Share(NamedTuple):
+    """This process' part of a batch's loss."""
+
+    loss: Tensor  # scalar, the mean over its own examples
+    size: Tensor | int  # how many these are
+    parts: Tensor  # [P], what the loss is made of and whatever else the log shows, means as well, no gradient
+
+
+class Trainer:
+    """Updates a model and keeps what a continuation needs.
+
+    Args:
+        run: where checkpoints go.
+        model: whose weights are saved.
+        objective: the module whose forward pass gives the loss; holds the model.
+        optimizer: over the model's parameters.
+        plan: see there.
+        placement: device and autocast.
+        ranks: the processes that share each batch.
+        state: figures of the script's own that a continuation needs, with their first values; all numbers.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: nn.Module,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        plan: Plan,
+        placement: Placement,
+        ranks: Ranks,
+        state: dict[str, float],
+    ) -> None:
+        self.run, self.model, self.optimizer, self.plan, self.placement, self.ranks = run, model, optimizer, plan, placement, ranks
+        self.state = dict(state)
+        self.scaler = placement.scaler()
+        self.start, self.seconds, self.stopped = 0, 0.0, False
+        self._signal = Deferred()
+        self._sums = torch.zeros(1 + plan.parts, device=placement.device)  # of the loss and its parts, since the last line of the log
+        self._count, self._lap = 0, time.perf_counter()
+        self._bad = torch.full((), -1, dtype=torch.int64, device=placement.device)
+        self._saved: int | None = None
+        resumed = resume_from(run.folder, model, optimizer, self.scaler)
+        if resumed:
+            self._restore(resumed)
+        run.cut_log(self.start)
+        ranks.wait()
+        self.objective = ranks.wrap(objective)
+
+    def _restore(self, resumed: Resumed) -> None:
+        self.start, self._saved = resumed.step, resumed.step
+        own = resumed.state["trainer"]
+        if own["batch_size"] != self.plan.batch_size:
+            raise UserError(
+                f"{self.run.folder} was trained with batches of {own['batch_size']:.0f} over all processes, which would now be "
+                f"{self.plan.batch_size}; set train.split_batches = True (train.batch_size is then that of all processes together)"
+            )
+        if self.placement.device.type == "cpu" and bool(own["bf16"]) != (self.placement.autocast_dtype is not None):
+            # A probe near its threshold may answer otherwise than it did when the run began.
+            self.placement = self.placement._replace(autocast_dtype=torch.bfloat16 if own["bf16"] else None)
+        self.seconds, self._count = own["seconds"], int(own["summed"])
+        self._sums += torch.tensor([resumed.state["sums"][str(index)] for index in range(len(self._sums))]).to(self._sums)
+        self.state = resumed.state["script"]
+        if self.ranks.main:
+            restore_best(self.run.folder, resumed.folder)
+            print(f"resumed  from step {resumed.step} ({resumed.folder.name})", flush=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[Iterator[int]]:
+        """A block in which signals wait for a checkpoint; gives the numbers of updates done, the last one ``plan.iterations``."""
+        with self._signal.installed():
+            self.model.train()
+            self._lap = time.perf_counter()
+            yield self._steps(name)
+
+    def _steps(self, name: str) -> Iterator[int]:
+        total = self.plan.iterations
+        with tqdm(initial=self.start, total=total, desc=name, mininterval=1.0, disable=not self.ranks.main, file=sys.stderr) as self.bar:
+            for step in range(self.start, total + 1):
+                yield step
+                if self.stopped:
+                    break
+                self.bar.update(step < total)
+
+    def due(self, step: int, every: int) -> bool:
+        """Is ``step`` a multiple of ``every``, or the end?"""
+        return step > 0 and (step % every == 0 or step == self.plan.iterations)
+
+    def update(self, step: int, share: Callable[[int], Share], save: bool = False) -> None:
+        """One optimizer step; does nothing at the end.
+
+        Args:
+            step: updates done before it.
+            share: this process' part of micro-batch 0 .. accumulate - 1, computed through ``objective`` under autocast.
+            save: leave a checkpoint behind it, whatever train.save_model_every says.
+
+        Raises:
+            UserError: the memory is exhausted.
+            Interrupted: a signal came; the state is saved.
+        """
+        plan = self.plan
+        if step == plan.iterations or self.stopped:
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = plan.learning_rate * plan.factor(step)
+        seed_step(plan.seed, step, self.ranks.index)
+        self.optimizer.zero_grad(set_to_none=True)
+        with memory_advice("train.batch_size, and raise train.gradient_accumulate_every to keep the size of a step"):
+            for micro in range(plan.accumulate):
+                with self.ranks.unsynchronised(self.objective, micro < plan.accumulate - 1):
+                    with self.placement.autocast():
+                        loss, size, parts = share(micro)
+                    # Processes average their gradients: weighted so, the average is that of the whole batch's mean loss.
+                    weight = self._weight(size) / plan.accumulate
+                    loss = loss * weight
+                    self.scaler.scale(loss).backward()
+                self._sums += torch.cat([loss.detach().reshape(1), parts * weight])
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), plan.max_grad_norm or torch.inf)
+            self._watch(step, loss.detach(), norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self._count += 1
+        asked = self._asked(step)
+        if (step + 1) % plan.save_every == 0 or step + 1 == plan.iterations or save or asked:
+            self.save(step + 1)
+        if asked:
+            raise self._interrupted(asked)
+
+    def _weight(self, size: Tensor | int) -> Tensor | float:
+        if self.ranks.count == 1:
+            return 1.0
+        own = torch.as_tensor(size, device=self.placement.device, dtype=torch.float32)
+        return own * self.ranks.count / self.ranks.total(own.clone()).clamp_min(1)
+
+    def _watch(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Notes the first step whose loss or gradient is not finite, on the device; fp16 overflow is the scaler's to handle."""
+        finite = torch.isfinite(loss) if self.scaler.is_enabled() else torch.isfinite(loss) & torch.isfinite(norm)
+        self._bad = torch.where((self._bad < 0) & ~finite, step, self._bad)
+
+    def _asked(self, step: int) -> int:
+        """The signal that all processes know of; several of them look only now and then, because that makes them wait for each other."""
+        if self.ranks.count == 1:
+            return self._signal.number
+        if step % 10:
+            return 0
+        return int(self.ranks.total(torch.tensor(self._signal.number, device=self.placement.device)).clamp_max(15).item())
+
+    def _interrupted(self, number: int) -> Interrupted:
+        command = f"python {Path(sys.argv[0]).name} {self.run.folder / 'config.gin'}"
+        return Interrupted(number, f"stopped, saved at step {self._saved}; the same command goes on from there, and so does {command}")
+
+    def interruption_point(self) -> None:
+        """Ends a long evaluation when a signal came: its step is saved already, and a continuation begins with it."""
+        if self._signal.number and self.ranks.count == 1:
+            raise self._interrupted(self._signal.number)
+
+    def means(self) -> list[float]:
+        """The loss and its parts, as means over the updates since the last call and over all processes.
+
+        Raises:
+            UserError: a loss was not finite.
+        """
+        self.check_finite()
+        means = self.ranks.total(self._sums.clone()) / (self.ranks.count * max(self._count, 1))
+        self._sums, self._count = torch.zeros_like(self._sums), 0
+        return means.tolist()
+
+    def check_finite(self) -> None:
+        """Stops a run whose loss or gradient has ceased to be finite.
+
+        Raises:
+            UserError: with the step, its learning rate and the last good checkpoint.
+        """
+        bad = max(step for steps in self.ranks.gather([int(self._bad.item())]) for step in steps)
+        if bad >= 0:
+            found = checkpoints(self.run.folder)
+            good = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+            rate = self.plan.learning_rate * self.plan.factor(bad)
+            raise UserError(
+                f"the loss or its gradient is not finite at step {bad} (learning rate {rate:.3g}); {good}; "
+                "lower train.learning_rate or train.max_grad_norm, in another directory or with train.resume = False"
+            )
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise UserError(
+                f"fp16 gradients overflow at every loss scale down to {SMALLEST_SCALE}; set train.mixed_precision_type = 'bf16' or 'no'"
+            )
+
+    @contextmanager
+    def evaluating(self, knobs: str) -> Iterator[None]:
+        """A block that counts neither as training time nor as training mode; ``knobs`` to lower if its memory ends."""
+        self.seconds += time.perf_counter() - self._lap
+        self.model.eval()
+        with torch.no_grad(), memory_advice(knobs):
+            yield
+        self.model.train()
+        self._lap = time.perf_counter()
+
+    def show(self, text: str) -> None:
+        """Puts figures behind the bar."""
+        self.bar.set_postfix_str(text)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar, once."""
+        if self.ranks.main:
+            tqdm.write(text)
+
+    def save(self, step: int) -> None:
+        """Writes a checkpoint of the state after ``step`` updates.
+
+        Raises:
+            UserError: a loss was not finite (the checkpoint before stays the last), or the disk cannot be written.
+        """
+        self.check_finite()
+        now = time.perf_counter()
+        self.seconds, self._lap = self.seconds + now - self._lap, now
+        own = {
+            "bf16": float(self.placement.autocast_dtype == torch.bfloat16),
+            "batch_size": float(self.plan.batch_size),
+            "seconds": self.seconds,
+            "summed": float(self._count),
+        }
+        sums = (self.ranks.total(self._sums.clone()) / self.ranks.count).tolist()
+        state = {"script": self.state, "trainer": own, "sums": {str(index): value for index, value in enumerate(sums)}}
+        if self.ranks.main:
+            save_checkpoint(self.run.folder, step, self.model, self.optimizer, self.scaler, state, self.plan.keep)
+        self._saved = step
+        self.ranks.wait()

@@ -1,0 +1,70 @@
+"""Small runs of both scripts on planted data: what the end-to-end tests share."""
+
+import json
+from pathlib import Path
+
+import train_decoder
+import train_rqvae
+from modules.runtime.config import run_script
+from tests.synthetic import write_embeddings, write_p5
+
+ITEMS, USERS = 120, 400
+RQVAE = [
+    "iterations=250",
+    "autoencoder_steps=80",
+    "batch_size=64",
+    "vae_input_dim=32",
+    "vae_embed_dim=8",
+    "vae_hidden_dims=[32]",
+    "vae_codebook_size=8",
+    "vae_n_layers=3",
+    "eval_every=50",
+    "save_model_every=60",
+    "device=cpu",
+]
+DECODER = [
+    "iterations=300",
+    "batch_size=128",
+    "learning_rate=3e-3",
+    "warmup_steps=20",
+    "decoder_embed_dim=32",
+    "attn_embed_dim=32",
+    "attn_heads=2",
+    "attn_layers=1",
+    "decoder_ff_dim=64",
+    "num_user_bins=16",
+    "beam_size=20",
+    "full_eval_every=100",
+    "partial_eval_every=50",
+    "log_every=1",
+    "save_model_every=70",
+    "eval_users=None",
+    "device=cpu",
+]
+
+
+def run_rqvae(folder: Path, *overrides: str, code: int = 0) -> None:
+    given = [f"dataset_folder={folder}", f"item_embeddings={folder}/items.npy", f"save_dir_root={folder}/rqvae", *RQVAE, *overrides]
+    assert run_script(train_rqvae.train, "", ["configs/rqvae_amazon.gin", *given]) == code
+
+
+def run_decoder(folder: Path, *overrides: str, code: int = 0) -> None:
+    given = [f"dataset_folder={folder}", f"pretrained_rqvae_path={folder}/rqvae", f"save_dir_root={folder}/decoder", *DECODER, *overrides]
+    assert run_script(train_decoder.train, "", ["configs/decoder_amazon.gin", *given]) == code
+
+
+def write_data(folder: Path) -> None:
+    """The planted data, and the embeddings of its items."""
+    write_p5(folder, USERS, ITEMS)
+    write_embeddings(folder / "items.npy", ITEMS)
+
+
+def lines(run: Path) -> list[dict]:
+    """The run's log without what depends on the clock."""
+    read = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read]
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Training loss by step."""
+    return {line["step"]: line["loss"] for line in lines(run) if "loss" in line}

@@ -1,0 +1,158 @@
+"""Runs that survive: interrupted anywhere and gone on with, they equal the unbroken run line by line of the log."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modules.runtime import trainer
+from modules.runtime.run import Run
+from tests.runs import lines, run_decoder, run_rqvae
+
+RUN = {"rqvae": run_rqvae, "decoder": run_decoder}
+STEPS = {"rqvae": [0, 1, 79, 80, 81, 99, 119, 149, 200, 249], "decoder": [0, 5, 49, 50, 99, 100, 101, 133, 199, 250, 299]}
+"""Updates after which a signal comes: the first and the last, those around k-means, log lines, validations and checkpoints."""
+
+
+def interrupt_at(step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process a signal in the middle of an update."""
+    seed_step = trainer.seed_step
+
+    def seed_and_signal(seed: int, current: int, rank: int) -> None:
+        seed_step(seed, current, rank)
+        if current == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(trainer, "seed_step", seed_and_signal)
+
+
+def same_run(first: Path, second: Path) -> None:
+    """Equal weights, logs and metrics, but for the clock."""
+    assert lines(first) == lines(second)
+    ours, theirs = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    left, right = (json.loads((folder / "metrics.json").read_text()) for folder in (first, second))
+    for clock in ("seconds", "training_seconds"):
+        left.pop(clock, None), right.pop(clock, None)
+    assert left == right
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_run_interrupted_at_many_steps_equals_an_unbroken_one(stage: str, trained: Path, tmp_path: Path, capfd) -> None:
+    for turn, step in enumerate(STEPS[stage]):
+        number = (signal.SIGINT, signal.SIGTERM)[turn % 2]
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_at(step, number, patch)
+            RUN[stage](trained, f"save_dir_root={tmp_path}", code=128 + number)
+        assert f"stopped, saved at step {step + 1}" in capfd.readouterr().err
+    RUN[stage](trained, f"save_dir_root={tmp_path}")
+    same_run(trained / stage / "beauty", tmp_path / "beauty")
+
+
+def test_a_validation_cut_short_is_done_again_and_the_run_equals_an_unbroken_one(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    searches = 0
+    search = trainer.Trainer.interruption_point
+
+    def signal_once(self) -> None:
+        nonlocal searches
+        searches += 1
+        if searches == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        search(self)
+
+    monkeypatch.setattr(trainer.Trainer, "interruption_point", signal_once)
+    run_decoder(trained, f"save_dir_root={tmp_path}", code=128 + signal.SIGTERM)
+    assert not (tmp_path / "beauty" / "metrics.json").exists()
+    run_decoder(trained, f"save_dir_root={tmp_path}")
+    same_run(trained / "decoder" / "beauty", tmp_path / "beauty")
+
+
+def test_patience_survives_an_interruption(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    settings = ["learning_rate=1e-9", "full_eval_every=20", "patience=3", "iterations=400"]
+    run_decoder(trained, f"save_dir_root={tmp_path}/whole", *settings)
+    with monkeypatch.context() as patch:
+        interrupt_at(47, signal.SIGINT, patch)
+        run_decoder(trained, f"save_dir_root={tmp_path}/broken", *settings, code=130)
+    run_decoder(trained, f"save_dir_root={tmp_path}/broken", *settings)
+    assert max(line["step"] for line in lines(tmp_path / "whole" / "beauty")) < 400
+    same_run(tmp_path / "whole" / "beauty", tmp_path / "broken" / "beauty")
+
+
+def test_a_run_killed_in_its_final_report_neither_trains_again_nor_changes_its_figures(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    def kill(self, metrics) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", kill)
+        run_decoder(trained, f"save_dir_root={tmp_path}", code=130)
+    updates: list[int] = []
+    update = trainer.seed_step
+    monkeypatch.setattr(trainer, "seed_step", lambda seed, step, rank: updates.append(step) or update(seed, step, rank))
+    run_decoder(trained, f"save_dir_root={tmp_path}")
+    assert updates == []
+    same_run(trained / "decoder" / "beauty", tmp_path / "beauty")
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_equals_an_unbroken_one(
+    stage: str, trained: Path, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(190, signal.SIGINT, patch)
+        RUN[stage](trained, f"save_dir_root={tmp_path}", code=130)
+    weights = tmp_path / "beauty" / "checkpoint-00000191" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    RUN[stage](trained, f"save_dir_root={tmp_path}")
+    assert "checkpoint-00000191 is damaged" in caplog.text
+    same_run(trained / stage / "beauty", tmp_path / "beauty")
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_run_directory_s_own_config_goes_on_with_the_run(stage: str, trained: Path, tmp_path: Path, monkeypatch) -> None:
+    from modules.runtime.config import run_script
+    from tests import runs
+
+    script = {"rqvae": runs.train_rqvae, "decoder": runs.train_decoder}[stage]
+    RUN[stage](trained, f"save_dir_root={tmp_path}")
+    with monkeypatch.context() as patch:
+        interrupt_at(150, signal.SIGINT, patch)
+        RUN[stage](trained, f"save_dir_root={tmp_path}", "resume=False", code=130)
+    assert run_script(script.train, "", [str(tmp_path / "beauty-2" / "config.gin")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["beauty", "beauty-2"]
+    same_run(tmp_path / "beauty", tmp_path / "beauty-2")
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_second_run_in_the_same_directory_is_refused_while_the_first_trains(
+    stage: str, trained: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    seed_step = trainer.seed_step
+
+    def start_another(seed: int, step: int, rank: int) -> None:
+        if step == 5:
+            monkeypatch.setattr(trainer, "seed_step", seed_step)
+            RUN[stage](trained, f"save_dir_root={tmp_path}", code=2)
+            assert "another process is training in" in capsys.readouterr().err
+        seed_step(seed, step, rank)
+
+    monkeypatch.setattr(trainer, "seed_step", start_another)
+    RUN[stage](trained, f"save_dir_root={tmp_path}")
+    same_run(trained / stage / "beauty", tmp_path / "beauty")
+
+
+@pytest.mark.parametrize(("stage", "setting"), [("rqvae", "learning_rate=1e30"), ("decoder", "learning_rate=1e30")])
+def test_a_loss_that_is_not_finite_names_step_rate_and_checkpoint(stage: str, setting: str, trained: Path, tmp_path: Path, capsys) -> None:
+    extra = ["max_grad_norm=0.0", "warmup_steps=100", "save_model_every=1", "autoencoder_steps=0"][: 4 if stage == "rqvae" else 3]
+    RUN[stage](trained, setting, *extra, f"save_dir_root={tmp_path}", code=2)
+    error = capsys.readouterr().err
+    assert "not finite at step" in error
+    assert "learning rate" in error
+    assert "checkpoint-0000" in error
+    newest = sorted((tmp_path / "beauty").glob("checkpoint-*"))[-1]
+    assert all(tensor.isfinite().all() for tensor in load_file(newest / "model.safetensors").values())
