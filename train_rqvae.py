@@ -17,15 +17,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spi
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.p5 import SPLITS
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
@@ -33,9 +34,11 @@ from evaluate.codebook import CodebookHealth, codebook_health, collapse_warnings
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import load_weights, resume_from, save_checkpoint, save_weights
-from modules.runtime.config import run_script
+from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, place, set_seed
 from modules.runtime.run import Run, write_text
+from modules.runtime.spelling import did_you_mean, one_of
+from modules.runtime.values import Count, Device, Natural, NonNegative, Positive, RunPath, Seed, Text
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -59,39 +62,39 @@ class Recipe(NamedTuple):
 
 def train(
     dataset: RecDataset = RecDataset.AMAZON,
-    dataset_folder: str = "dataset/amazon",
-    dataset_split: str = "beauty",
+    dataset_folder: Text = "dataset/amazon",
+    dataset_split: Text = "beauty",
     force_dataset_process: bool = False,
-    item_embeddings: str | None = None,
-    text_model: str = "sentence-transformers/sentence-t5-base",
-    save_dir_root: str = "out/rqvae/amazon",
-    pretrained_rqvae_path: str | None = None,
+    item_embeddings: Text | None = None,
+    text_model: Text = "sentence-transformers/sentence-t5-base",
+    save_dir_root: Text = "out/rqvae/amazon",
+    pretrained_rqvae_path: RunPath | None = None,
     resume: bool = True,
-    iterations: int = 5000,
-    batch_size: int = 1024,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.01,
-    warmup_steps: int = 100,
-    commitment_weight: float = 0.25,
+    iterations: Count = 5000,
+    batch_size: Count = 1024,
+    learning_rate: Positive = 1e-3,
+    weight_decay: NonNegative = 0.01,
+    warmup_steps: Natural = 100,
+    commitment_weight: NonNegative = 0.25,
     use_kmeans_init: bool = True,
-    autoencoder_steps: int = 300,
-    vae_input_dim: int = 768,
-    vae_embed_dim: int = 32,
-    vae_hidden_dims: tuple[int, ...] = (512, 256, 128),
-    vae_codebook_size: int = 256,
-    vae_n_layers: int = 3,
+    autoencoder_steps: Natural = 300,
+    vae_input_dim: Count = 768,
+    vae_embed_dim: Count = 32,
+    vae_hidden_dims: tuple[Count, ...] = (512, 256, 128),
+    vae_codebook_size: Count = 256,
+    vae_n_layers: Count = 3,
     vae_codebook_mode: QuantizeForwardMode = QuantizeForwardMode.STE,
-    vae_input_norm: str = "center_unit",
-    gumbel_temperature_start: float = 0.5,
-    gumbel_temperature_end: float = 0.02,
+    vae_input_norm: Literal["center_unit", "standardize", "none"] = "center_unit",
+    gumbel_temperature_start: Positive = 0.5,
+    gumbel_temperature_end: Positive = 0.02,
     do_eval: bool = False,
-    eval_every: int = 1000,
-    save_model_every: int = 1000,
+    eval_every: Count = 1000,
+    save_model_every: Count = 1000,
     allow_collapse: bool = False,
     amp: bool = True,
-    mixed_precision_type: str = "bf16",
-    device: str = "auto",
-    seed: int = 0,
+    mixed_precision_type: Literal["bf16", "no"] = "bf16",
+    device: Device = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Trains an RQ-VAE and writes the tokenizer.
 
@@ -132,10 +135,9 @@ def train(
         seed: fixes everything random.
     """
     settings = dict(locals())
+    check_settings(train, settings, check)
     data_config = DataConfig(dataset, dataset_folder, dataset_split, force_dataset_process)
-    model_config = RqVaeConfig(
-        vae_input_dim, vae_embed_dim, vae_hidden_dims, vae_codebook_size, vae_n_layers, vae_codebook_mode, commitment_weight, vae_input_norm
-    )
+    model_config = shape(settings)
     recipe = Recipe(
         iterations,
         batch_size,
@@ -150,7 +152,6 @@ def train(
         eval_every,
         seed,
     )
-    check_recipe(recipe)
     placement = place(device, amp, mixed_precision_type)
     run = Run(Path(save_dir_root) / dataset_split, settings)
     if run.finished:
@@ -181,19 +182,30 @@ def train(
     print(f"next     python train_decoder.py <decoder config> pretrained_rqvae_path={run.folder}")
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Refuses settings that cannot train."""
-    if recipe.batch_size < 1 or recipe.iterations < 1 or recipe.learning_rate <= 0:
-        raise UserError("train.batch_size and train.iterations must be at least 1 and train.learning_rate above 0")
-    if not 0 <= recipe.autoencoder_steps < recipe.iterations:
-        raise UserError(
-            f"train.autoencoder_steps is {recipe.autoencoder_steps} of {recipe.iterations} iterations; it must leave "
-            "steps for the quantizer and not be negative: lower it or raise train.iterations"
+def shape(settings: Mapping[str, object]) -> RqVaeConfig:
+    """The RQ-VAE that the parameters describe."""
+    names = ("vae_input_dim", "vae_embed_dim", "vae_hidden_dims", "vae_codebook_size", "vae_n_layers", "vae_codebook_mode")
+    return RqVaeConfig(*(settings[name] for name in names), settings["commitment_weight"], settings["vae_input_norm"])
+
+
+def check(settings: Mapping[str, object]) -> Iterator[str]:
+    """A sentence for every rule between parameters that does not hold; what each takes for itself stands in the signature."""
+    split = str(settings["dataset_split"])
+    if settings["dataset"] is RecDataset.AMAZON and split not in SPLITS:
+        yield f"train.dataset_split is {split!r}; the Amazon splits are {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
+    steps, iterations = settings["autoencoder_steps"], settings["iterations"]
+    if settings["use_kmeans_init"] and settings["pretrained_rqvae_path"] is None and steps >= iterations:
+        yield (
+            f"train.autoencoder_steps = {steps} leaves no step of train.iterations = {iterations} for the quantizer: lower the one or "
+            "raise the other"
         )
-    if recipe.save_every < 1 or recipe.eval_every < 1:
-        raise UserError("train.save_model_every and train.eval_every count steps and must be at least 1")
-    if not 0 < recipe.temperature_end <= recipe.temperature_start:
-        raise UserError("train.gumbel_temperature_end must be above 0 and at most train.gumbel_temperature_start")
+    start, end = settings["gumbel_temperature_start"], settings["gumbel_temperature_end"]
+    if start < end:
+        yield f"train.gumbel_temperature_end = {end} is above train.gumbel_temperature_start = {start}; temperatures fall: exchange them"
+    try:
+        shape(settings)
+    except UserError as error:
+        yield from error.args
 
 
 def check_width(embeddings: Tensor, expected: int) -> None:
@@ -333,4 +345,4 @@ def finish(
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(train, __doc__ or ""))
+    sys.exit(run_script(train, __doc__ or "", check=check))
