@@ -71,7 +71,7 @@ MISTAKES = [
     Mistake("number for a switch", "train.amp = 3\n", (), ("train.amp is 3", "True or False")),
     Mistake("number for a list", "train.top_k_eval_list = 10\n", (), ("train.top_k_eval_list is 10", "a list")),
     Mistake("None where something must be", "train.iterations = None\n", (), ("train.iterations is None", "a whole number")),
-    Mistake("empty path", 'train.save_dir_root = ""\n', (), ("train.save_dir_root is ''", "not empty")),
+    Mistake("empty path", 'train.save_dir_root = ""\n', (), ("train.save_dir_root is ''", "text that is not empty")),
     Mistake("count below 1", "train.iterations = 0\n", (), ("train.iterations is 0", "at least 1")),
     Mistake("rate of 0", "train.learning_rate = 0.0\n", (), ("train.learning_rate is 0.0", "above 0")),
     Mistake("infinite number", "train.learning_rate = 1e999\n", (), ("train.learning_rate is inf", "above 0")),
@@ -111,7 +111,7 @@ MISTAKES = [
     Mistake("parameter as a flag", "", ("--seed", "1"), ("no flag --seed", "seed=VALUE")),
     Mistake("old name that asks for something absent", "train.epochs = 10\n", (), ("train.epochs", "counted in steps")),
     Mistake("old name beside the new one", "train.t5_d_model = 64\ntrain.decoder_embed_dim = 32\n", (), ("decoder_embed_dim has another",)),
-    Mistake("checkpoint file of other code", 'train.pretrained_rqvae_path = "out/step_9.pt"\n', (), ("a run directory",)),
+    Mistake("checkpoint file of other code", 'train.pretrained_rqvae_path = "out/step_9.pt"\n', (), ("the path of a run directory",)),
 ]
 
 

@@ -84,7 +84,7 @@ def test_modules_import_no_data_but_the_schemas():
 
 def test_the_runtime_adds_gin_and_the_processed_data():
     for path in files_of("modules.runtime"):
-        assert outside(path) <= {*NUMERIC, "safetensors", *(["gin"] if path.name == "ginfile.py" else [])}, path
+        assert outside(path) <= {*NUMERIC, "safetensors", *(["gin"] if path.name in ("ginfile.py", "gintext.py") else [])}, path
         for module in ours(path):
             allowed = {"init", "distributions", "data.schemas", "modules", "modules.runtime"}
             assert room_of(module) in allowed or module == "data.processed", f"{path}: {module}"

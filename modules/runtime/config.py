@@ -12,7 +12,8 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from data.schemas import UserError
-from modules.runtime.ginfile import ROOT, Binding, Name, Reading
+from modules.runtime.ginfile import ROOT, Binding, Reading
+from modules.runtime.gintext import Name
 from modules.runtime.manual import help_text
 from modules.runtime.names import NONE_IS, translate
 from modules.runtime.spelling import did_you_mean

@@ -1,30 +1,22 @@
-"""Reading gin: a config file, what it includes, and the command line become bindings of ``train``; every mistake is a sentence.
+"""Reading config files: a file, what it includes, and the command line become bindings of ``train``; every mistake is a sentence.
 
-gin's own parser (https://github.com/google/gin-config) says what a statement is. What statements mean is decided here, because gin itself
-stops at the first mistake and lets others pass: unused macros, a parameter bound twice, a scope that nothing opens.
+What statements mean is decided here and not by gin's own ``parse_config``, which stops at the first mistake and lets others pass: unused
+macros, a parameter bound twice, a scope that nothing opens.
 """
 
 import ast
 import importlib.util
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from gin import config_parser
 
+from modules.runtime.gintext import Name, statements
 from modules.runtime.spelling import did_you_mean, nearest, one_of
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Name(NamedTuple):
-    """A ``%macro``, ``%constant`` or ``@reference`` as a file spells it; in a Binding one that means nothing here."""
-
-    text: str
-    problem: str = ""  # continues "is TEXT, ..."
-    near: str = ""  # a suggestion that ends the sentence
 
 
 class Binding(NamedTuple):
@@ -39,19 +31,6 @@ class Binding(NamedTuple):
     @property
     def where(self) -> str:
         return f"{self.file}, line {self.line}: " if self.file else ""
-
-
-class _Names(config_parser.ParserDelegate):
-    """Keeps names for later: a macro may be defined behind its use."""
-
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Name:
-        return Name(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
-
-    def macro(self, macro_name: str) -> Name:
-        return Name(f"%{macro_name}")
-
-
-Statement: TypeAlias = config_parser.BindingStatement | config_parser.ImportStatement | config_parser.IncludeStatement
 
 
 class Reading:
@@ -117,7 +96,10 @@ class Reading:
     # -- statements -----------------------------------------------------------------------------------------------------------------------
 
     def _take(self, text: str, shown: str, path: Path, open_files: tuple[Path, ...]) -> None:
-        for line, statement in self._statements(text, shown):
+        found, unreadable = statements(text)
+        for mistake in unreadable:
+            self.mistakes.append(f"{shown}, line {mistake.line}: cannot read {mistake.text!r}: {mistake.remedy}")
+        for line, statement in found:
             where = f"{shown}, line {line}: "
             if isinstance(statement, config_parser.IncludeStatement):
                 start = len(self._bindings)
@@ -168,20 +150,6 @@ class Reading:
             known = {name.rsplit(".", 2)[0] for name in self.constants}
             self.mistakes.append(f"{where}there is no module {module!r} here; correct the import or remove it{did_you_mean(module, known)}")
 
-    def _statements(self, text: str, shown: str) -> list[tuple[int, Statement]]:
-        try:
-            return _parse(text)
-        except Exception:  # read again below, in pieces, so that one bad statement costs that statement only
-            found: list[tuple[int, Statement]] = []
-            for first, piece in _pieces(text):
-                try:
-                    found += [(first + line - 1, statement) for line, statement in _parse(piece)]
-                except Exception as error:  # whatever the tokenizer and the parser raise is about this piece
-                    offset = min((getattr(error, "lineno", None) or 1) - 1, piece.count("\n"))
-                    line = piece.splitlines()[offset].strip()
-                    self.mistakes.append(f"{shown}, line {first + offset}: cannot read {line!r}: {_remedy(line)}")
-            return found
-
     # -- values ---------------------------------------------------------------------------------------------------------------------------
 
     def _resolve(self, value: object, trail: tuple[str, ...] = ()) -> object:
@@ -214,52 +182,6 @@ class Reading:
         members = [full.rpartition(".")[2] for full in self.constants if full.split(".")[-2] == enum.rpartition(".")[2]]
         near = did_you_mean(member, members) if members else did_you_mean(name, [*self._macros, *self.constants])
         return Name(text, "but no macro or constant has that name", near)
-
-
-def _parse(text: str) -> list[tuple[int, Statement]]:
-    """The statements of a text with the line each begins on; raises whatever gin's parser and Python's tokenizer raise."""
-    statements = config_parser.ConfigParser(text, _Names())
-    return [(found.location.line_num, found) for found in statements if not isinstance(found, config_parser.BlockDeclaration)]
-
-
-def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Cuts a text before every line that can begin a statement; lines of a ``train:`` block become ``train.name = value``."""
-    first, piece, heading = 1, [""], ""
-    for number, line in enumerate(text.splitlines(), 1):
-        block = re.fullmatch(r"([\w./]+):\s*(#.*)?", line)
-        if line.strip() and not line[0].isspace() and not line.startswith("#"):
-            heading = ""
-        if block or re.match(r"[A-Za-z_%@]|[^\s#].*=", line) or (heading and re.match(r"\s+\w+\s*=", line)):
-            yield first, "\n".join(piece)
-            first, piece = number, ["" if block else heading + line.strip()]
-        else:
-            piece.append(line)
-        heading = f"{block[1]}." if block else heading
-    yield first, "\n".join(piece)
-
-
-def _remedy(line: str) -> str:
-    """What to write in place of a line that gin cannot read."""
-    name, equals, value = (part.strip() for part in line.partition("="))
-    value = re.sub(r"\s#.*", "", value).strip()
-    right = {"true": "True", "false": "False", "none": "None", "null": "None"}.get(value.casefold())
-    if line.startswith("include"):
-        return 'write include "configs/FILE.gin", the path in quotes'
-    if not equals:
-        return "write train.NAME = VALUE"
-    if not re.fullmatch(r"[A-Za-z_][\w./]*", name):
-        return f"{name!r} is no name of a parameter; write train.NAME = VALUE"
-    if not value:
-        return f"the value is missing; write {name} = VALUE"
-    if right:
-        return f"write {name} = {right}"
-    if value.count('"') % 2 or value.count("'") % 2:
-        return "a quote is opened and not closed"
-    if any(value.count(opening) != value.count(closing) for opening, closing in ("[]", "()", "{}")):
-        return "a bracket is opened and not closed"
-    if re.fullmatch(r"[^\"'\[\](){}]*[A-Za-z~/][^\"'\[\](){}]*", value):
-        return f'text and paths stand in quotes: {name} = "{value}"'
-    return "a value is a number, a text in quotes, True, False, None, a list of these, or a %name; nothing is calculated"
 
 
 def _configs_near(path: str, folders: list[Path]) -> list[str]:

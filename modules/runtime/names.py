@@ -6,7 +6,8 @@ A parameter of the script always wins over these tables: once ``train`` has a pa
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from modules.runtime.ginfile import Binding, Name
+from modules.runtime.ginfile import Binding
+from modules.runtime.gintext import Name
 from modules.runtime.spelling import did_you_mean
 
 ALIASES = {

@@ -47,7 +47,7 @@ Positive = Annotated[float, Range(math.ulp(0.0), math.inf, "above 0")]
 NonNegative = Annotated[float, Range(0, math.inf, "at least 0")]
 Share = Annotated[float, Range(0, 1, "at least 0 and below 1")]
 Seed = Annotated[int, Range(0, 2**32, "from 0 to 4294967295")]
-Text = Annotated[str, Pattern(r"(?!None$).*\S.*", "not empty")]
+Text = Annotated[str, Pattern(r"(?!None$).*\S.*", "text that is not empty")]
 RunPath = Annotated[
     Text, Pattern(r".*(?<!\.pt)(?<!\.pth)(?<!\.ckpt)", "the path of a run directory (checkpoint files of other code cannot be read)")
 ]
