@@ -175,6 +175,10 @@ def test_the_command_line_needs_no_quotes(config, override, name, expected):
     assert resolve(train, [config('PLACE = "out/there"\ntrain.pretrained = %PLACE\n'), override])[name] == expected
 
 
+def test_the_last_of_two_overrides_counts(config):
+    assert resolve(train, [config("train.iterations = 1\n"), "iterations=2", "train.iterations=3"])["iterations"] == 3
+
+
 def test_includes_are_found_beside_the_file_in_the_working_directory_and_in_the_repository(config, tmp_path, monkeypatch):
     (tmp_path / "deep").mkdir()
     (tmp_path / "elsewhere").mkdir()

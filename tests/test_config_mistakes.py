@@ -103,7 +103,6 @@ MISTAKES = [
     ),
     Mistake("missing module", "import data.procesed\n", (), ("no module 'data.procesed'", "did you mean 'data.processed'")),
     Mistake("bound twice in a file", "train.seed = 1\ntrain.seed = 2\n", (), ("line 2", "train.seed has another value on line 1")),
-    Mistake("bound twice on the command line", "", ("seed=1", "seed=2"), ("train.seed has another value on the command line",)),
     Mistake("lost to a later include", 'train.seed = 3\ninclude "base.gin"\n', (), ("line 2", "train.seed again and line 1 is lost")),
     Mistake("override without =", "", ("iterations",), ("cannot read 'iterations'", "name=value")),
     Mistake("second config", "", ("base.gin",), ("one config file", "'base.gin'")),

@@ -146,13 +146,12 @@ def _is_override(argument: str) -> bool:
 
 
 def _in_force(bindings: Sequence[Binding], mistakes: list[str]) -> list[Binding]:
-    """The last binding of each parameter; two that differ within one file, or one command line, are a mistake."""
+    """The last binding of each parameter; two that differ within one file are a mistake (on a command line the last counts)."""
     last: dict[str, Binding] = {}
     for binding in bindings:
         before = last.get(binding.name)
-        if before and before.file == binding.file and before.value != binding.value:
-            there = f" on line {before.line}" if binding.file else " on the command line"
-            mistakes.append(f"{binding.where}train.{binding.name} has another value{there}; keep one of them")
+        if before and before.file == binding.file != "" and before.value != binding.value:
+            mistakes.append(f"{binding.where}train.{binding.name} has another value on line {before.line}; keep one of them")
         last[binding.name] = binding
     return list(last.values())
 

@@ -65,7 +65,7 @@ def _parse(text: str) -> list[tuple[int, Statement]]:
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
     """Cuts a text before every line that can begin a statement; lines of a ``train:`` block become ``train.name = value``."""
     first, piece, heading = 1, [""], ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         block = re.fullmatch(r"([\w./]+):\s*(#.*)?", line)
         if line.strip() and not line[0].isspace() and not line.startswith("#"):
             heading = ""
