@@ -247,7 +247,7 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
     """A sentence for every rule between parameters that does not hold; what each takes for itself stands in the signature."""
     split = str(settings["dataset_split"])
     if settings["dataset"] is RecDataset.AMAZON and split not in SPLITS:
-        yield f"train.dataset_split is {split!r}; the Amazon splits are {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
+        yield f"train.dataset_split is {split!r}; train.dataset AMAZON has {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
     cutoffs, beams = settings["top_k_eval_list"], settings["beam_size"]
     if 10 not in cutoffs:
         yield f"train.top_k_eval_list is {list(cutoffs)}; it needs 10 among its cut-offs: selection is on ndcg@10"
@@ -286,9 +286,10 @@ def check_rqvae(folder: Path, settings: Mapping[str, object]) -> None:
     mistakes = []
     for name, value in given.items():
         value = value.name if isinstance(value, QuantizeForwardMode) else list(value) if isinstance(value, tuple) else value
-        if value != trained[TRAINED_WITH[name]]:
+        found = trained.get(TRAINED_WITH[name])
+        if value != found:
             mistakes.append(
-                f"train.{name} is {value} but the tokenizer in {folder} was trained with {trained[TRAINED_WITH[name]]}; "
+                f"train.{name} is {value} but the tokenizer in {folder} was trained with {found}; "
                 "remove the line (stage 2 takes these values from there) or train stage 1 with it"
             )
     if mistakes:

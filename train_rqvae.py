@@ -192,7 +192,7 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
     """A sentence for every rule between parameters that does not hold; what each takes for itself stands in the signature."""
     split = str(settings["dataset_split"])
     if settings["dataset"] is RecDataset.AMAZON and split not in SPLITS:
-        yield f"train.dataset_split is {split!r}; the Amazon splits are {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
+        yield f"train.dataset_split is {split!r}; train.dataset AMAZON has {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
     steps, iterations = settings["autoencoder_steps"], settings["iterations"]
     if settings["use_kmeans_init"] and settings["pretrained_rqvae_path"] is None and steps >= iterations:
         yield (

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 import typing
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -18,7 +20,7 @@ import train_rqvae
 from data.processed import RecDataset
 from data.schemas import UserError
 from modules.quantize import QuantizeForwardMode
-from modules.runtime.config import config_text, resolve, run_script
+from modules.runtime.config import ROOT, config_text, resolve, run_script
 from modules.runtime.device import place
 from modules.runtime.manual import parameter_docs
 from modules.runtime.names import ABSENT
@@ -247,6 +249,14 @@ def test_a_call_from_python_is_refused_like_a_config(script, wrong, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_mistakes_come_in_the_order_of_the_lines(config):
+    with pytest.raises(UserError) as error:
+        resolve(train, [config("train.amp = 3\ntrian.amp = True\ntrain.epochs = 5\ntrain.save_dir_root = out/x\n"), "--fast"])
+    told = str(error.value).splitlines()
+    assert [line.partition("run.gin, ")[2][:6] for line in told[1:5]] == ["line 1", "line 2", "line 3", "line 4"]
+    assert "--fast" in told[5]
+
+
 @pytest.mark.parametrize("name", ABSENT)
 def test_names_of_other_tiger_code_that_ask_for_something_absent_are_answered(config, name):
     with pytest.raises(UserError) as error:
@@ -411,3 +421,35 @@ def test_auto_finds_a_device_and_says_why():
     assert placement.why
     with place("cpu", False, "bf16").autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("script", ["train_rqvae", "train_decoder"])
+def test_printing_a_config_loads_no_data_library_and_looks_for_no_file(script, tmp_path):
+    heavy = ["sentence_transformers", "torch_geometric", "polars", "pandas", "wandb", "matplotlib", "accelerate"]
+    code = (
+        f"import sys, {script}; from modules.runtime.config import run_script\n"
+        f"code = run_script({script}.train, '', ['configs/{script.removeprefix('train_')}_amazon.gin', '--print-config'], {script}.check)\n"
+        f"print(code, [name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "0 []"
+    (tmp_path / "again.gin").write_text(done.stdout)
+    module = {"train_rqvae": train_rqvae, "train_decoder": train_decoder}[script]
+    assert resolve(module.train, [str(tmp_path / "again.gin")])["dataset_split"] == "beauty"
+
+
+def test_a_file_that_may_not_be_read_is_a_users_mistake(config, monkeypatch):
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    path = config()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
+        resolve(train, [path])
+
+
+def test_a_reader_that_stops_reading_ends_the_printing_in_silence():
+    command = f"{sys.executable} train_rqvae.py --help | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""

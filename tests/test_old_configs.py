@@ -1,5 +1,6 @@
 """Config files in the style of older scripts of this family run here, under the names that they use."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_the_old_files_run_end_to_end(rqvae: str, decoder: str, tmp_path: Path) 
     stage_two = [f"pretrained_rqvae_path={tmp_path}/rqvae", f"save_dir_root={tmp_path}/decoder", "do_eval=false", "eval_users=20"]
     assert run_script(train_decoder.train, "", [str(OLD / decoder), *data, *stage_two], train_decoder.check) == 0
     assert (tmp_path / "decoder" / "beauty" / "report.txt").exists()
+
+
+def test_every_vae_line_that_contradicts_the_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"rqvae": {"mode": "STE", "input_norm": "none", "hidden_dims": [16], "num_levels": 2}})
+    )
+    settings = dict.fromkeys(train_decoder.TRAINED_WITH) | {"vae_hidden_dims": (16,), "vae_n_layers": 3, "vae_input_norm": "standardize"}
+    with pytest.raises(UserError) as error:
+        train_decoder.check_rqvae(tmp_path, settings | {"vae_codebook_mode": QuantizeForwardMode.ROTATION_TRICK})
+    named = [name for name in train_decoder.TRAINED_WITH if f"train.{name} is" in str(error.value)]
+    assert named == ["vae_n_layers", "vae_codebook_mode", "vae_input_norm"]
+    train_decoder.check_rqvae(tmp_path, dict.fromkeys(train_decoder.TRAINED_WITH) | {"vae_codebook_mode": QuantizeForwardMode.STE})
 
 
 def test_every_old_name_is_noted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ they find, and what the script's own ``check`` finds, comes in one message befor
 
 import inspect
 import logging
+import os
 import re
 import sys
 import typing
@@ -43,11 +44,11 @@ def run_script(train: Train, manual: str, argv: Sequence[str] | None = None, che
     _show_notes()
     try:
         if not arguments or "--help" in arguments or "-h" in arguments:
-            print(help_text(train, manual))
+            _show(help_text(train, manual))
             return 0 if arguments else 2
         resolved = resolve(train, [argument for argument in arguments if argument != "--print-config"], check)
         if "--print-config" in arguments:
-            print(config_text(resolved))
+            _show(config_text(resolved))
             return 0
         train(**resolved)
         return 0
@@ -57,6 +58,14 @@ def run_script(train: Train, manual: str, argv: Sequence[str] | None = None, che
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def _show(text: str) -> None:
+    """Prints a long text; a reader that has seen enough of it, such as ``head``, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more when it ends
 
 
 def _show_notes() -> None:
@@ -91,10 +100,16 @@ def resolve(train: Train, arguments: Sequence[str], check: Check | None = None) 
     rules = check(resolved) if check else ()
     mistakes += [sentence for sentence in rules if faulty.isdisjoint(re.findall(r"train\.(\w+)", sentence))]
     if mistakes:
-        raise UserError(*dict.fromkeys(mistakes))
+        raise UserError(*sorted(dict.fromkeys(mistakes), key=_place))
     for note in translated.notes:
         LOG.info(note)
     return resolved
+
+
+def _place(mistake: str) -> tuple[bool, str, int]:
+    """Sorts mistakes by file and line, those without a line last."""
+    place = re.match(r"(.*?), line (\d+): ", mistake)
+    return (False, place[1], int(place[2])) if place else (True, "", 0)
 
 
 def check_settings(train: Train, settings: Mapping[str, object], check: Check) -> None:
