@@ -15,27 +15,32 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spi
 
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from data.interactions import Corpus, split_hash, statistics
+from data.p5 import SPLITS
 from data.processed import DataConfig, RecDataset, SeqData, load_corpus
 from data.schemas import UserError
 from evaluate.metrics import tie_order
 from evaluate.report import evaluation_report
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
+from modules.quantize import QuantizeForwardMode
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
-from modules.runtime.config import run_script
+from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, place, set_seed
 from modules.runtime.judge import Judge, Part, Protocol
 from modules.runtime.ranks import Ranks
 from modules.runtime.retriever import Retriever, describe_retriever, find_tokenizer
 from modules.runtime.run import Run
-from modules.runtime.trainer import Plan, Share, Trainer
-from modules.scheduler import SCHEDULES, learning_rate_factor
+from modules.runtime.spelling import did_you_mean, one_of
+from modules.runtime.trainer import LossShare, Plan, Trainer
+from modules.runtime.values import Count, Device, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
+from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
 REPORT = "report.txt"
@@ -65,56 +70,58 @@ class Recipe(NamedTuple):
 
 def train(
     dataset: RecDataset = RecDataset.AMAZON,
-    dataset_folder: str = "dataset/amazon",
-    dataset_split: str = "beauty",
+    dataset_folder: Text = "dataset/amazon",
+    dataset_split: Text = "beauty",
     force_dataset_process: bool = False,
-    pretrained_rqvae_path: str = "out/rqvae/amazon",
-    pretrained_decoder_path: str | None = None,
-    save_dir_root: str = "out/decoder/amazon",
-    run_name: str | None = None,
+    pretrained_rqvae_path: RunPath = "out/rqvae/amazon",
+    pretrained_decoder_path: RunPath | None = None,
+    save_dir_root: Text = "out/decoder/amazon",
+    run_name: Text | None = None,
     resume: bool = True,
-    iterations: int = 7500,
-    batch_size: int = 128,
-    gradient_accumulate_every: int = 1,
+    iterations: Count = 7500,
+    batch_size: Count = 128,
+    gradient_accumulate_every: Count = 1,
     split_batches: bool = True,
-    learning_rate: float = 2e-3,
-    weight_decay: float = 0.035,
-    lr_schedule: str = "cosine",
-    warmup_steps: int = 400,
-    max_grad_norm: float = 1.0,
-    label_smoothing: float = 0.0,
-    dropout_p: float = 0.1,
-    decoder_embed_dim: int = 128,
-    attn_embed_dim: int = 384,
-    attn_heads: int = 6,
-    attn_layers: int = 2,
-    decoder_ff_dim: int = 1024,
-    max_seq_len: int = 20,
-    encoder_attention: str = "causal",
-    position: str = "relative",
+    learning_rate: Positive = 2e-3,
+    weight_decay: NonNegative = 0.035,
+    lr_schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine",
+    warmup_steps: Natural = 400,
+    max_grad_norm: NonNegative = 1.0,
+    label_smoothing: Share = 0.0,
+    dropout_p: Share = 0.1,
+    decoder_embed_dim: Count = 128,
+    attn_embed_dim: Count = 384,
+    attn_heads: Count = 6,
+    attn_layers: Count = 2,
+    decoder_ff_dim: Count = 1024,
+    max_seq_len: Count = 20,
+    encoder_attention: Literal["causal", "bidirectional"] = "causal",
+    position: Literal["relative", "learned"] = "relative",
     should_add_sep_token: bool = False,
-    num_user_bins: int = 2000,
-    vae_input_dim: int | None = None,
-    vae_embed_dim: int | None = None,
-    vae_hidden_dims: tuple[int, ...] | None = None,
-    vae_codebook_size: int | None = None,
-    vae_n_layers: int | None = None,
-    beam_size: int = 50,
+    num_user_bins: Natural = 2000,
+    vae_input_dim: Count | None = None,
+    vae_embed_dim: Count | None = None,
+    vae_hidden_dims: tuple[Count, ...] | None = None,
+    vae_codebook_size: Count | None = None,
+    vae_n_layers: Count | None = None,
+    vae_codebook_mode: QuantizeForwardMode | None = None,
+    vae_input_norm: Literal["center_unit", "standardize", "none"] | None = None,
+    beam_size: Count = 50,
     filter_history: bool = True,
-    top_k_eval_list: tuple[int, ...] = (1, 5, 10),
-    eval_users: int | None = 4000,
-    eval_batch_size: int = 64,
-    partial_eval_every: int = 500,
-    full_eval_every: int = 2500,
-    patience: int = 5,
-    log_every: int = 100,
-    save_model_every: int = 1000,
-    keep_checkpoints: int = 2,
+    top_k_eval_list: tuple[Count, ...] = (1, 5, 10),
+    eval_users: Count | None = 4000,
+    eval_batch_size: Count = 64,
+    partial_eval_every: Count = 500,
+    full_eval_every: Count = 2500,
+    patience: Natural = 5,
+    log_every: Count = 100,
+    save_model_every: Count = 1000,
+    keep_checkpoints: Count = 2,
     do_eval: bool = True,
     amp: bool = True,
-    mixed_precision_type: str = "bf16",
-    device: str = "auto",
-    seed: int = 0,
+    mixed_precision_type: Literal["bf16", "fp16", "no"] = "bf16",
+    device: Device = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Trains the encoder-decoder on semantic IDs and reports it beside the baselines.
 
@@ -154,6 +161,8 @@ def train(
         vae_hidden_dims: checked if given.
         vae_codebook_size: checked if given.
         vae_n_layers: checked if given.
+        vae_codebook_mode: checked if given.
+        vae_input_norm: checked if given.
         beam_size: beams of the search; at least the largest k.
         filter_history: the search bars items of the user's history (a repeated item can then not be hit); selection uses this; the test
             report has the plain figure too.
@@ -173,20 +182,9 @@ def train(
         seed: fixes everything random.
     """
     settings = dict(locals())
+    check_settings(train, settings, check)
     data_config = DataConfig(dataset, dataset_folder, dataset_split, force_dataset_process)
-    model_config = DecoderConfig(
-        decoder_embed_dim,
-        attn_embed_dim,
-        attn_heads,
-        attn_layers,
-        decoder_ff_dim,
-        dropout_p,
-        max_seq_len,
-        encoder_attention,
-        position,
-        should_add_sep_token,
-        num_user_bins,
-    )
+    model_config = shape(settings)
     ranks = Ranks(device)
     recipe = Recipe(
         iterations,
@@ -207,11 +205,9 @@ def train(
         seed,
     )
     protocol = Protocol(beam_size, filter_history, top_k_eval_list, eval_batch_size, eval_users, seed)
-    check(recipe, protocol)
     placement = place(device, amp, mixed_precision_type, ranks.device)
     rqvae_run = find_tokenizer(pretrained_rqvae_path, dataset_split)
-    expected = (vae_input_dim, vae_embed_dim, vae_hidden_dims, vae_codebook_size, vae_n_layers)
-    check_rqvae(rqvae_run, dict(zip(("input_dim", "embed_dim", "hidden_dims", "codebook_size", "num_levels"), expected)))
+    check_rqvae(rqvae_run, settings)
     with Run(save_dir_root, dataset_split, settings, ranks) as run:
         if run.finished:
             run.say(f"{(run.folder / REPORT).read_text()}\n{run.folder} is finished; train.resume = False trains anew beside it")
@@ -248,42 +244,63 @@ def train(
         run.say(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
 
 
-def check(recipe: Recipe, protocol: Protocol) -> None:
-    """Refuses settings that cannot train or be judged."""
-    if recipe.schedule not in SCHEDULES:
-        raise UserError(f"train.lr_schedule is {recipe.schedule!r}; it can be one of {', '.join(SCHEDULES)}")
-    if min(recipe.iterations, recipe.batch_size, protocol.batch_size, recipe.full_eval_every, recipe.partial_eval_every) < 1:
-        raise UserError("train.iterations, the batch sizes and the *_eval_every must all be at least 1")
-    if min(recipe.log_every, recipe.save_every) < 1 or recipe.learning_rate <= 0:
-        raise UserError("train.log_every and train.save_model_every must be at least 1 and train.learning_rate above 0")
-    if recipe.max_grad_norm < 0 or recipe.weight_decay < 0 or not 0 <= recipe.label_smoothing < 1:
-        raise UserError("train.max_grad_norm and train.weight_decay must be at least 0 and train.label_smoothing must lie in [0, 1)")
-    if protocol.users is not None and protocol.users < 1:
-        raise UserError(f"train.eval_users is {protocol.users}; give at least 1 user, or None for all")
-    if 10 not in protocol.cutoffs or min(protocol.cutoffs) < 1:
-        raise UserError(
-            f"train.top_k_eval_list is {list(protocol.cutoffs)}; it needs positive cut-offs with 10 among them: selection is on ndcg@10"
+def shape(settings: Mapping[str, object]) -> DecoderConfig:
+    """The encoder-decoder that the parameters describe."""
+    names = ("decoder_embed_dim", "attn_embed_dim", "attn_heads", "attn_layers", "decoder_ff_dim", "dropout_p", "max_seq_len")
+    return DecoderConfig(*(settings[name] for name in (*names, "encoder_attention", "position", "should_add_sep_token", "num_user_bins")))
+
+
+def check(settings: Mapping[str, object]) -> Iterator[str]:
+    """A sentence for every rule between parameters that does not hold; what each takes for itself stands in the signature."""
+    split = str(settings["dataset_split"])
+    if settings["dataset"] is RecDataset.AMAZON and split not in SPLITS:
+        yield f"train.dataset_split is {split!r}; train.dataset AMAZON has {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
+    cutoffs, beams = settings["top_k_eval_list"], settings["beam_size"]
+    if 10 not in cutoffs:
+        yield f"train.top_k_eval_list is {list(cutoffs)}; it needs 10 among its cut-offs: selection is on ndcg@10"
+    if cutoffs and beams < max(cutoffs):
+        yield (
+            f"train.beam_size = {beams} cannot fill recall@{max(cutoffs)} of train.top_k_eval_list; raise it to at least that or drop the "
+            "cut-off"
         )
-    if protocol.beam_size < max(protocol.cutoffs):
-        raise UserError(f"train.beam_size = {protocol.beam_size} cannot fill recall@{max(protocol.cutoffs)}; raise it to at least that")
+    try:
+        shape(settings)
+    except UserError as error:
+        yield from error.args
 
 
-def check_rqvae(folder: Path, expected: dict[str, object]) -> None:
+TRAINED_WITH = {
+    "vae_input_dim": "input_dim",
+    "vae_embed_dim": "embed_dim",
+    "vae_hidden_dims": "hidden_dims",
+    "vae_codebook_size": "codebook_size",
+    "vae_n_layers": "num_levels",
+    "vae_codebook_mode": "mode",
+    "vae_input_norm": "input_norm",
+}
+"""Stage 1's parameters, and what they are called in its config.json."""
+
+
+def check_rqvae(folder: Path, settings: Mapping[str, object]) -> None:
     """Refuses vae_* values that differ from those the tokenizer was trained with."""
-    if all(value is None for value in expected.values()):
+    given = {name: settings[name] for name in TRAINED_WITH if settings[name] is not None}
+    if not given:
         return
     path = folder / "config.json"
     if not path.exists():
         raise UserError(f"{folder} has no config.json to check the vae_* lines against; remove them")
     trained = json.loads(path.read_text())["rqvae"]
-    names = {"num_levels": "vae_n_layers"}
-    for name, value in expected.items():
-        value = list(value) if isinstance(value, tuple) else value
-        if value is not None and value != trained[name]:
-            raise UserError(
-                f"train.{names.get(name, 'vae_' + name)} is {value} but the tokenizer in {folder} was trained with {trained[name]}; "
+    mistakes = []
+    for name, value in given.items():
+        value = value.name if isinstance(value, QuantizeForwardMode) else list(value) if isinstance(value, tuple) else value
+        found = trained.get(TRAINED_WITH[name])
+        if value != found:
+            mistakes.append(
+                f"train.{name} is {value} but the tokenizer in {folder} was trained with {found}; "
                 "remove the line (stage 2 takes these values from there) or train stage 1 with it"
             )
+    if mistakes:
+        raise UserError(*mistakes)
 
 
 # -- training ---------------------------------------------------------------------------------------------------------------------------
@@ -322,11 +339,11 @@ def fit(retriever: Retriever, data: SeqData, judge: Judge, recipe: Recipe, place
                 with trainer.evaluating(EVALUATION_KNOBS):
                     run.log(step=step, seconds=round(trainer.seconds), validation_loss=judge.validation_loss())
 
-            def share(micro: int, step: int = step) -> Share:
+            def share(micro: int, step: int = step) -> LossShare:
                 number = step * recipe.accumulate + micro
                 batch = tokenizer(data.train_batch(number, recipe.batch_size, recipe.seed, ranks.index, ranks.count))
                 output = trainer.objective(batch, recipe.label_smoothing)
-                return Share(output.loss, batch.target_mask.sum(), output.level_losses)
+                return LossShare(output.loss, batch.target_mask.sum(), output.level_losses)
 
             trainer.update(step, share, save=trainer.due(step + 1, recipe.full_eval_every))
     return trainer.seconds
@@ -386,4 +403,4 @@ def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(train, __doc__ or ""))
+    sys.exit(run_script(train, __doc__ or "", check=check))

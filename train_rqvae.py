@@ -16,14 +16,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spi
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from data.p5 import SPLITS
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
@@ -31,11 +32,13 @@ from evaluate.codebook import CodebookHealth, codebook_health, collapse_warnings
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
-from modules.runtime.config import run_script
+from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, place, set_seed
 from modules.runtime.ranks import Ranks
 from modules.runtime.run import Run
-from modules.runtime.trainer import Plan, Share, Trainer
+from modules.runtime.spelling import did_you_mean, one_of
+from modules.runtime.trainer import LossShare, Plan, Trainer
+from modules.runtime.values import Count, Device, Natural, NonNegative, Positive, RunPath, Seed, Text
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -63,45 +66,45 @@ class Recipe(NamedTuple):
 
 def train(
     dataset: RecDataset = RecDataset.AMAZON,
-    dataset_folder: str = "dataset/amazon",
-    dataset_split: str = "beauty",
+    dataset_folder: Text = "dataset/amazon",
+    dataset_split: Text = "beauty",
     force_dataset_process: bool = False,
-    item_embeddings: str | None = None,
-    text_model: str = "sentence-transformers/sentence-t5-base",
-    save_dir_root: str = "out/rqvae/amazon",
-    pretrained_rqvae_path: str | None = None,
-    run_name: str | None = None,
+    item_embeddings: Text | None = None,
+    text_model: Text = "sentence-transformers/sentence-t5-base",
+    save_dir_root: Text = "out/rqvae/amazon",
+    pretrained_rqvae_path: RunPath | None = None,
+    run_name: Text | None = None,
     resume: bool = True,
-    iterations: int = 5000,
-    batch_size: int = 1024,
-    gradient_accumulate_every: int = 1,
+    iterations: Count = 5000,
+    batch_size: Count = 1024,
+    gradient_accumulate_every: Count = 1,
     split_batches: bool = True,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.01,
-    warmup_steps: int = 100,
-    max_grad_norm: float = 0.0,
-    commitment_weight: float = 0.25,
+    learning_rate: Positive = 1e-3,
+    weight_decay: NonNegative = 0.01,
+    warmup_steps: Natural = 100,
+    max_grad_norm: NonNegative = 0.0,
+    commitment_weight: NonNegative = 0.25,
     use_kmeans_init: bool = True,
-    autoencoder_steps: int = 300,
-    vae_input_dim: int = 768,
-    vae_embed_dim: int = 32,
-    vae_hidden_dims: tuple[int, ...] = (512, 256, 128),
-    vae_codebook_size: int = 256,
-    vae_n_layers: int = 3,
+    autoencoder_steps: Natural = 300,
+    vae_input_dim: Count = 768,
+    vae_embed_dim: Count = 32,
+    vae_hidden_dims: tuple[Count, ...] = (512, 256, 128),
+    vae_codebook_size: Count = 256,
+    vae_n_layers: Count = 3,
     vae_codebook_mode: QuantizeForwardMode = QuantizeForwardMode.STE,
-    vae_input_norm: str = "center_unit",
-    gumbel_temperature_start: float = 0.5,
-    gumbel_temperature_end: float = 0.02,
+    vae_input_norm: Literal["center_unit", "standardize", "none"] = "center_unit",
+    gumbel_temperature_start: Positive = 0.5,
+    gumbel_temperature_end: Positive = 0.02,
     do_eval: bool = False,
-    log_every: int = 100,
-    eval_every: int = 200,
-    save_model_every: int = 1000,
-    keep_checkpoints: int = 2,
+    log_every: Count = 100,
+    eval_every: Count = 200,
+    save_model_every: Count = 1000,
+    keep_checkpoints: Count = 2,
     allow_collapse: bool = False,
     amp: bool = True,
-    mixed_precision_type: str = "bf16",
-    device: str = "auto",
-    seed: int = 0,
+    mixed_precision_type: Literal["bf16", "fp16", "no"] = "bf16",
+    device: Device = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Trains an RQ-VAE and writes the tokenizer.
 
@@ -148,10 +151,9 @@ def train(
         seed: fixes everything random.
     """
     settings = dict(locals())
+    check_settings(train, settings, check)
     data_config = DataConfig(dataset, dataset_folder, dataset_split, force_dataset_process)
-    model_config = RqVaeConfig(
-        vae_input_dim, vae_embed_dim, vae_hidden_dims, vae_codebook_size, vae_n_layers, vae_codebook_mode, commitment_weight, vae_input_norm
-    )
+    model_config = shape(settings)
     ranks = Ranks(device)
     recipe = Recipe(
         iterations,
@@ -171,7 +173,6 @@ def train(
         eval_every,
         seed,
     )
-    check_recipe(recipe)
     placement = place(device, amp, mixed_precision_type, ranks.device)
     with Run(save_dir_root, dataset_split, settings, ranks) as run:
         if run.finished:
@@ -206,19 +207,30 @@ def train(
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Refuses settings that cannot train."""
-    if recipe.batch_size < 1 or recipe.iterations < 1 or recipe.learning_rate <= 0:
-        raise UserError("train.batch_size and train.iterations must be at least 1 and train.learning_rate above 0")
-    if not 0 <= recipe.autoencoder_steps < recipe.iterations:
-        raise UserError(
-            f"train.autoencoder_steps is {recipe.autoencoder_steps} of {recipe.iterations} iterations; it must leave "
-            "steps for the quantizer and not be negative: lower it or raise train.iterations"
+def shape(settings: Mapping[str, object]) -> RqVaeConfig:
+    """The RQ-VAE that the parameters describe."""
+    names = ("vae_input_dim", "vae_embed_dim", "vae_hidden_dims", "vae_codebook_size", "vae_n_layers", "vae_codebook_mode")
+    return RqVaeConfig(*(settings[name] for name in names), settings["commitment_weight"], settings["vae_input_norm"])
+
+
+def check(settings: Mapping[str, object]) -> Iterator[str]:
+    """A sentence for every rule between parameters that does not hold; what each takes for itself stands in the signature."""
+    split = str(settings["dataset_split"])
+    if settings["dataset"] is RecDataset.AMAZON and split not in SPLITS:
+        yield f"train.dataset_split is {split!r}; train.dataset AMAZON has {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
+    steps, iterations = settings["autoencoder_steps"], settings["iterations"]
+    if settings["use_kmeans_init"] and settings["pretrained_rqvae_path"] is None and steps >= iterations:
+        yield (
+            f"train.autoencoder_steps = {steps} leaves no step of train.iterations = {iterations} for the quantizer: lower the one or "
+            "raise the other"
         )
-    if recipe.save_every < 1 or recipe.eval_every < 1:
-        raise UserError("train.save_model_every and train.eval_every count steps and must be at least 1")
-    if not 0 < recipe.temperature_end <= recipe.temperature_start:
-        raise UserError("train.gumbel_temperature_end must be above 0 and at most train.gumbel_temperature_start")
+    start, end = settings["gumbel_temperature_start"], settings["gumbel_temperature_end"]
+    if start < end:
+        yield f"train.gumbel_temperature_end = {end} is above train.gumbel_temperature_start = {start}; temperatures fall: exchange them"
+    try:
+        shape(settings)
+    except UserError as error:
+        yield from error.args
 
 
 def check_width(embeddings: Tensor, expected: int) -> None:
@@ -289,15 +301,15 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Tensor, temperature: float | None) -> Share:
+    def forward(self, batch: Tensor, temperature: float | None) -> LossShare:
         """``temperature`` of the Gumbel-softmax; None leaves the quantizer out."""
         levels = self.model.config.num_levels
         if temperature is None:
             loss = self.model.autoencoding_loss(batch)
-            return Share(loss, len(batch), torch.cat([loss.detach().reshape(1), loss.new_zeros(2 + levels)]))
+            return LossShare(loss, len(batch), torch.cat([loss.detach().reshape(1), loss.new_zeros(2 + levels)]))
         output = self.model(batch, temperature)
         losses = torch.stack([output.reconstruction_loss, output.codebook_loss, output.commitment_loss])
-        return Share(output.loss, len(batch), torch.cat([losses.detach(), output.residual_norms]))
+        return LossShare(output.loss, len(batch), torch.cat([losses.detach(), output.residual_norms]))
 
 
 def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
@@ -341,7 +353,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
                 with trainer.evaluating("train.vae_codebook_size"):
                     look(model, items, trainer, run, step, warned)
 
-            def share(micro: int, step: int = step) -> Share:
+            def share(micro: int, step: int = step) -> LossShare:
                 own = rows(step * recipe.accumulate + micro)[ranks.index :: ranks.count]
                 return trainer.objective(items[own].to(placement.device), temperature(step))
 
@@ -411,4 +423,4 @@ def mean_reconstruction(model: RqVae, items: Tensor, chunk_size: int = 16384) ->
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(train, __doc__ or ""))
+    sys.exit(run_script(train, __doc__ or "", check=check))

@@ -14,8 +14,12 @@ PAD = -1
 class UserError(ValueError):
     """A mistake in a config, a file or the surroundings, told in one sentence: what is wrong, what is allowed, what to do.
 
-    The scripts print it without a traceback and exit with code 2; any other exception is a bug and keeps its traceback.
+    Several mistakes found together are several arguments. The scripts print them without a traceback and exit with code 2; any other
+    exception is a bug and keeps its traceback.
     """
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if len(self.args) == 1 else "several mistakes:" + "".join(f"\n  - {line}" for line in self.args)
 
 
 class SeqBatch(NamedTuple):

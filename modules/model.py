@@ -41,27 +41,30 @@ class DecoderConfig:
     num_user_buckets: int = 2000
 
     def __post_init__(self) -> None:
+        problems = []
         if self.encoder_attention not in ENCODER_ATTENTIONS:
-            raise UserError(
+            problems.append(
                 f"train.encoder_attention is {self.encoder_attention!r}; it can be {' or '.join(map(repr, ENCODER_ATTENTIONS))}"
             )
         if self.position not in POSITIONS:
-            raise UserError(f"train.position is {self.position!r}; it can be {' or '.join(map(repr, POSITIONS))}")
+            problems.append(f"train.position is {self.position!r}; it can be {' or '.join(map(repr, POSITIONS))}")
         if self.position == "learned" and self.encoder_attention == "causal":
-            raise UserError(
+            problems.append(
                 "train.position = 'learned' counts items back from the end of the history, which a causal encoder does not know; "
                 "use train.position = 'relative' or train.encoder_attention = 'bidirectional'"
             )
         if min(self.embed_dim, self.attn_dim, self.num_heads, self.num_layers, self.ff_dim, self.max_seq_len) < 1:
-            raise UserError("the decoder's widths, heads, layers and train.max_seq_len must all be at least 1")
-        if self.num_user_buckets < 0:
-            raise UserError(f"train.num_user_bins is {self.num_user_buckets}; it must be 0 (no user token) or more")
-        if self.attn_dim % self.num_heads:
-            raise UserError(
+            problems.append("the decoder's widths, heads, layers and train.max_seq_len must all be at least 1")
+        elif self.attn_dim % self.num_heads:
+            problems.append(
                 f"train.attn_embed_dim = {self.attn_dim} cannot be split over train.attn_heads = {self.num_heads}: take a multiple"
             )
+        if self.num_user_buckets < 0:
+            problems.append(f"train.num_user_bins is {self.num_user_buckets}; it must be 0 (no user token) or more")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"train.dropout_p is {self.dropout}; it must lie in [0, 1)")
+            problems.append(f"train.dropout_p is {self.dropout}; it must lie in [0, 1)")
+        if problems:
+            raise UserError(*problems)
 
 
 class ModelOutput(NamedTuple):

@@ -83,7 +83,8 @@ def test_modules_import_no_data_but_the_schemas():
 
 
 RUNTIME = {
-    "config.py": {"gin"},
+    "ginfile.py": {"gin"},
+    "gintext.py": {"gin"},
     "run.py": {"filelock"},
     "ranks.py": {"accelerate"},
     "trainer.py": {"tqdm"},

@@ -1,86 +1,64 @@
 """The scripts' front door: gin file + command line -> checked arguments of ``train``; mistakes as sentences, never a traceback.
 
-gin reads the file (https://github.com/google/gin-config); names, types and spelling are checked here against the signature of the script's
-``train``, all of them before anything runs, and reported together.
+``ginfile`` reads, ``names`` knows what other TIGER code calls things, ``values`` checks against the hints of the script's ``train``; what
+they find, and what the script's own ``check`` finds, comes in one message before anything runs.
 """
 
-import ast
-import difflib
 import inspect
 import logging
+import os
 import re
 import signal
 import sys
-import types
 import typing
-from collections.abc import Callable, Sequence
-from enum import Enum
-from pathlib import Path
-
-import gin
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from data.cache import UNWRITABLE
-from data.processed import RecDataset
 from data.schemas import UserError
-from modules.quantize import QuantizeForwardMode
+from modules.runtime.ginfile import ROOT, Binding, Reading
+from modules.runtime.gintext import Name
+from modules.runtime.manual import help_text
+from modules.runtime.names import NONE_IS, translate
 from modules.runtime.signals import Interrupted, raise_on_sigterm
+from modules.runtime.spelling import did_you_mean
+from modules.runtime.values import ENUMS, allowed, coerce, gin_value, takes_text
 
-ROOT = Path(__file__).resolve().parents[2]
-ENUMS: dict[type[Enum], str] = {RecDataset: "data.processed", QuantizeForwardMode: "modules.quantize"}
+__all__ = ["ROOT", "check_settings", "config_text", "resolve", "run_script"]
 
-ABSENT = {
-    "wandb_logging": "experiment trackers are not built in yet; every figure is in the run directory's log.jsonl",
-    "vae_codebook_normalize": "normalised codebooks are not built in yet",
-    "vae_sim_vq": "SimVQ is not built in yet",
-    "vae_n_cat_feats": "categorical tail features are not built in yet; all features count as text embedding",
-    "split_batches": "a run is one process for now, so there is nothing to split",
-    "gradient_accumulate_every": "gradient accumulation is not built in yet; raise train.batch_size instead",
-    "push_vae_to_hf": "sharing through the hub is not built in yet; copy the run directory",
-    "vae_hf_model_name": "sharing through the hub is not built in yet; copy the run directory and set train.pretrained_rqvae_path",
-    "train_data_subsample": "every (history, next item) pair is trained on once an epoch",
-    "model_jagged_mode": "batches are grouped by length, so there is hardly any padding to leave out",
-}
-"""Names that users of other TIGER code know, and what is true of them here."""
+Train = Callable[..., None]
+Check = Callable[[Mapping[str, object]], Iterable[str]]
+"""Given all parameters, yields a sentence for every rule between them that does not hold."""
 
-HARMLESS = {"gradient_accumulate_every": (1,), "split_batches": (True,), "model_jagged_mode": (True,)}
-"""Their values that ask for nothing that is missing, beside False, 0 and None."""
+FLAGS = ("--help", "-h", "--print-config")
+EXAMPLE = "configs/rqvae_quick.gin"
+LOG = logging.getLogger("tiger")
 
 
-@gin.configurable("train")
-def _bound(**arguments: object) -> dict[str, object]:
-    """Receives whatever the config binds to ``train``; the names are checked afterwards, against the script's own signature."""
-    return arguments
-
-
-for _enum, _module in ENUMS.items():
-    gin.constants_from_enum(_enum, module=_module)
-gin.add_config_file_search_path(str(ROOT))
-
-
-def run_script(train: Callable[..., None], manual: str, argv: Sequence[str] | None = None) -> int:
+def run_script(train: Train, manual: str, argv: Sequence[str] | None = None, check: Check | None = None) -> int:
     """Parses ``SCRIPT CONFIG [name=value ...]``, runs ``train`` and returns 0, 2 for a mistake, or 128 + a signal's number.
 
     Args:
         train: the script's entry; its signature is the config's vocabulary, its docstring the parameters' meaning.
         manual: the script's docstring, shown by --help.
         argv: arguments without the program's name; those of the process if None.
+        check: the script's rules between parameters.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _show_notes()
     raise_on_sigterm()
     try:
         if not arguments or "--help" in arguments or "-h" in arguments:
-            print(f"{manual.strip()}\n\nParameters (train.NAME in a gin file, NAME=VALUE on the command line):\n\n{_parameter_text(train)}")
+            _show(help_text(train, manual))
             return 0 if arguments else 2
-        print_only = "--print-config" in arguments
-        resolved = resolve(train, [argument for argument in arguments if argument != "--print-config"])
-        if print_only:
-            print(config_text(resolved))
+        resolved = resolve(train, [argument for argument in arguments if argument != "--print-config"], check)
+        if "--print-config" in arguments:
+            _show(config_text(resolved))
             return 0
         train(**resolved)
         return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        who = f" (process {rank})" if (rank := os.environ.get("RANK", "0")) != "0" else ""
+        print(f"error{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
@@ -93,153 +71,128 @@ def run_script(train: Callable[..., None], manual: str, argv: Sequence[str] | No
         return 2
 
 
+def _show(text: str) -> None:
+    """Prints a long text; a reader that has seen enough of it, such as ``head``, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more when it ends
+
+
 def _show_notes() -> None:
     """Lets what the data loaders noticed (repaired rows, missing titles) reach the console; other libraries' loggers stay as they are."""
-    logger = logging.getLogger("tiger")
-    if not logger.handlers:
+    if not LOG.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("note     %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # the first of several processes tells
 
 
-def resolve(train: Callable[..., None], arguments: Sequence[str]) -> dict[str, object]:
-    """All parameters of ``train``, from its defaults, the config file and the overrides, checked.
+def resolve(train: Train, arguments: Sequence[str], check: Check | None = None) -> dict[str, object]:
+    """All parameters of ``train``, from its defaults, the config file and the overrides, checked. Old names are noted in the log.
 
     Raises:
         UserError: every mistake that was found, in one message.
     """
-    if not arguments:
-        raise UserError("no config file given: write SCRIPT CONFIG [name=value ...], for example configs/rqvae_quick.gin")
-    config, *overrides = arguments
-    path = Path(config)
-    if not path.is_file():
-        raise UserError(f"no config file {config!r}{_suggestion(config, [str(p) for p in Path(path.parent).glob('*.gin')])}")
-    lines = []
-    for override in overrides:
-        name, equals, value = override.partition("=")
-        if not equals:
-            raise UserError(f"cannot read {override!r} on the command line: write overrides as name=value, for example seed=1")
-        lines.append(f"train.{name.strip().removeprefix('train.')} = {_gin_literal(value.strip())}")
-    gin.clear_config()
-    try:
-        gin.parse_config_files_and_bindings([config], lines)
-        bound = _bound()
-    except UserError:
-        raise
-    except Exception as error:  # whatever gin raises is about the text it was given
-        raise UserError(f"{config}: {_gin_message(error)}") from error
-    signature = inspect.signature(train)
-    hints = typing.get_type_hints(train)
-    resolved = {name: parameter.default for name, parameter in signature.parameters.items()}
-    mistakes = []
-    for name, value in bound.items():
-        if name in ABSENT and name not in resolved:
-            if value not in (False, None, *HARMLESS.get(name, ())):
-                mistakes.append(f"train.{name}: {ABSENT[name]}; remove the line")
-        elif name not in resolved:
-            mistakes.append(f"there is no parameter train.{name}{_suggestion(name, list(resolved))}; --help lists them all")
-        else:
-            try:
-                resolved[name] = coerce(value, hints[name])
-            except TypeError as error:
-                mistakes.append(f"train.{name} {error}")
+    resolved = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    constants = {f"{module}.{enum.__name__}.{name}": member for enum, module in ENUMS.items() for name, member in enum.__members__.items()}
+    reading = Reading(resolved, constants)
+    _read_arguments(reading, arguments)
+    translated = translate(reading.bindings(), resolved, typing.cast(int, resolved.get("attn_heads", 1)))
+    mistakes, faulty = [*reading.mistakes, *translated.mistakes], set()
+    hints = typing.get_type_hints(train, include_extras=True)
+    for binding in _in_force(translated.bindings, mistakes):
+        try:
+            resolved[binding.name] = _value(binding, hints[binding.name])
+        except ValueError as error:
+            faulty.add(binding.name)
+            mistakes.append(f"{binding.where}train.{binding.name} {error}")
+    # A rule that names a parameter whose own value is wrong would speak of its default.
+    rules = check(resolved) if check else ()
+    mistakes += [sentence for sentence in rules if faulty.isdisjoint(re.findall(r"train\.(\w+)", sentence))]
     if mistakes:
-        raise UserError("; ".join(mistakes) if len(mistakes) == 1 else "several mistakes:" + "".join(f"\n  - {line}" for line in mistakes))
+        raise UserError(*sorted(dict.fromkeys(mistakes), key=_place))
+    for note in translated.notes:
+        LOG.info(note)
     return resolved
 
 
-def coerce(value: object, hint: object) -> object:
-    """``value`` as the type ``hint`` asks for: 1e4 becomes an int, a list a tuple, a member's name an Enum.
+def _place(mistake: str) -> tuple[bool, str, int]:
+    """Sorts mistakes by file and line, those without a line last."""
+    place = re.match(r"(.*?), line (\d+): ", mistake)
+    return (False, place[1], int(place[2])) if place else (True, "", 0)
+
+
+def check_settings(train: Train, settings: Mapping[str, object], check: Check) -> None:
+    """Refuses arguments of ``train`` that a config could not have given: for callers from Python.
 
     Raises:
-        TypeError: it cannot; the message continues a sentence that begins with the parameter's name.
+        UserError: all mistakes.
     """
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else coerce(value, options[0])
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError(f"must be a list, for example [512, 256]: got {value!r}")
-        return tuple(coerce(element, typing.get_args(hint)[0]) for element in value)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        if isinstance(value, str) and value.rpartition(".")[2] in hint.__members__:
-            return hint[value.rpartition(".")[2]]
-        if not isinstance(value, hint):
-            members = ", ".join(f"%{ENUMS[hint]}.{hint.__name__}.{member}" for member in hint.__members__)
-            raise TypeError(f"is {value!r}; it can be one of {members}")
-        return value
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(hint, type) or not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise TypeError(f"must be {getattr(hint, '__name__', hint)}: got {value!r}")
-    return value
+    mistakes = []
+    for name, hint in typing.get_type_hints(train, include_extras=True).items():
+        try:
+            if name in settings:
+                coerce(settings[name], hint)
+        except ValueError as error:
+            mistakes.append(f"train.{name} {error}")
+    mistakes = mistakes or list(check(settings))
+    if mistakes:
+        raise UserError(*mistakes)
 
 
-def config_text(resolved: dict[str, object]) -> str:
+def _read_arguments(reading: Reading, arguments: Sequence[str]) -> None:
+    """Reads the config file and the overrides of a command line."""
+    config, *rest = arguments if arguments and not _is_override(arguments[0]) else ("", *arguments)
+    if config:
+        reading.read_file(config)
+    else:
+        reading.mistakes.append(f"no config file given: write SCRIPT CONFIG [name=value ...], for example {EXAMPLE}")
+    flag = ""
+    for argument in rest:
+        name, equals, value = (part.strip() for part in argument.partition("="))
+        if argument.startswith("-"):
+            bare = name.lstrip("-").replace("-", "_")
+            known = bare in reading.parameters
+            meant = f"; parameters are written {bare}={value or 'VALUE'}" if known else did_you_mean(name, FLAGS)
+            reading.mistakes.append(f"there is no flag {name}{meant or '; there are --help and --print-config'}")
+            flag = bare if known and not equals else ""
+            continue
+        if equals and name:
+            reading.read_override(name, value)
+        elif argument.endswith(".gin"):
+            reading.mistakes.append(f"a run takes one config file, and {argument!r} is a second; include one in the other")
+        elif not flag:  # the value of a parameter that was written as a flag has been answered with it
+            reading.mistakes.append(f"cannot read {argument!r} on the command line: write overrides as name=value, lists without spaces")
+        flag = ""
+
+
+def _is_override(argument: str) -> bool:
+    return argument.startswith("-") or re.match(r"[\w.]+=", argument) is not None
+
+
+def _in_force(bindings: Sequence[Binding], mistakes: list[str]) -> list[Binding]:
+    """The last binding of each parameter; two that differ within one file are a mistake (on a command line the last counts)."""
+    last: dict[str, Binding] = {}
+    for binding in bindings:
+        before = last.get(binding.name)
+        if before and before.file == binding.file != "" and before.value != binding.value:
+            mistakes.append(f"{binding.where}train.{binding.name} has another value on line {before.line}; keep one of them")
+        last[binding.name] = binding
+    return list(last.values())
+
+
+def _value(binding: Binding, hint: object) -> object:
+    """The binding's value as the parameter takes it; raises ValueError with the rest of a sentence."""
+    if isinstance(binding.value, Name):
+        unknown = binding.value
+        raise ValueError(f"is {unknown.text}, {unknown.problem}; it must be {allowed(hint)}{unknown.near}")
+    if binding.value is None and binding.name in NONE_IS:
+        return NONE_IS[binding.name]
+    return coerce(binding.typed if binding.typed and takes_text(hint) else binding.value, hint)
+
+
+def config_text(resolved: Mapping[str, object]) -> str:
     """The resolved parameters as a gin file that gives the same run."""
     imports = "".join(f"import {module}\n" for module in sorted(ENUMS.values()))
-    return imports + "\n" + "\n".join(f"train.{name} = {_gin_value(value)}" for name, value in sorted(resolved.items())) + "\n"
-
-
-def parameter_docs(train: Callable[..., None]) -> dict[str, str]:
-    """Meaning of every parameter of ``train``, from the Args section of its docstring.
-
-    Raises:
-        ValueError: a parameter without a line there.
-    """
-    section = inspect.cleandoc(train.__doc__ or "").partition("Args:")[2]
-    docs = {name: " ".join(text.split()) for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)}
-    missing = [name for name in inspect.signature(train).parameters if name not in docs]
-    if missing:
-        raise ValueError(f"undocumented parameters: {missing}")
-    return docs
-
-
-def parameter_table(train: Callable[..., None]) -> str:
-    """A Markdown table of name, default and meaning: what the README shows."""
-    docs, parameters = parameter_docs(train), inspect.signature(train).parameters
-    rows = [f"| `{name}` | `{_gin_value(parameter.default)}` | {docs[name]} |" for name, parameter in parameters.items()]
-    return "\n".join(["| `train.` | default | meaning |", "|---|---|---|", *rows])
-
-
-def _parameter_text(train: Callable[..., None]) -> str:
-    docs, parameters = parameter_docs(train), inspect.signature(train).parameters
-    return "\n".join(f"  {name} = {_gin_value(parameter.default)}\n      {docs[name]}" for name, parameter in parameters.items())
-
-
-def _gin_value(value: object) -> str:
-    if isinstance(value, Enum):
-        return f"%{ENUMS[type(value)]}.{type(value).__name__}.{value.name}"
-    return repr(list(value)) if isinstance(value, tuple) else repr(value)
-
-
-def _gin_literal(text: str) -> str:
-    """A command line's value as gin reads it: literals and %constants as they are, the rest as strings: paths need no quotes."""
-    if text.startswith("%"):
-        return text
-    try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return repr(text)
-    return text
-
-
-def _gin_message(error: Exception) -> str:
-    """gin's complaint on one line, with the members listed where a constant was not found."""
-    message = " ".join(str(error).split())
-    for enum, module in ENUMS.items():
-        if enum.__name__ in message:
-            members = ", ".join(f"%{module}.{enum.__name__}.{member}" for member in enum.__members__)
-            return f"{message.split(' In file')[0]} Here it can be one of {members}"
-    if isinstance(error, SyntaxError):
-        what = str(error.msg).splitlines()[0].partition(":")[0]
-        return f"line {error.lineno} cannot be read ({what}): values are Python literals, so text and paths stand in quotes"
-    return message
-
-
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
+    return imports + "\n" + "\n".join(f"train.{name} = {gin_value(value)}" for name, value in sorted(resolved.items())) + "\n"

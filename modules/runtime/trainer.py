@@ -44,10 +44,10 @@ class Plan(NamedTuple):
     keep: int  # checkpoints
     seed: int
     batch_size: int  # examples a batch, over all processes
-    parts: int  # P, see Share
+    parts: int  # P, see LossShare
 
 
-class Share(NamedTuple):
+class LossShare(NamedTuple):
     """This process' part of a batch's loss."""
 
     loss: Tensor  # scalar, the mean over its own examples
@@ -140,7 +140,7 @@ class Trainer:
         """Is ``step`` a multiple of ``every``, or the end?"""
         return step > 0 and (step % every == 0 or step == self.plan.iterations)
 
-    def update(self, step: int, share: Callable[[int], Share], save: bool = False) -> None:
+    def update(self, step: int, share: Callable[[int], LossShare], save: bool = False) -> None:
         """One optimizer step; does nothing at the end.
 
         Args:

@@ -1,0 +1,145 @@
+"""Kills a script with SIGKILL at random moments and starts it again: ``python -m tests.kill rqvae|decoder TRIALS FOLDER``.
+
+Each trial starts in an empty folder, so that download, encoding, caches, k-means, checkpoints and evaluation all lie ahead of it. It is
+killed either right before one of its operations on files (a write, a rename, a removal; drawn among all that an unbroken run makes) or at a
+random time. The second start must end well, with the metrics of the unbroken run. Prints one JSON line a trial. This process imports
+everything once and never computes; the runs are forks of it.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+torch.set_num_threads(1)
+
+import data.amazon  # noqa: E402
+import data.text  # noqa: E402
+import train_decoder  # noqa: E402
+import train_rqvae  # noqa: E402
+from modules.runtime.config import run_script  # noqa: E402
+from tests.synthetic import write_p5  # noqa: E402
+
+USERS, ITEMS, WIDTH = 60, 48, 16
+RQVAE = [
+    "iterations=24", "autoencoder_steps=8", "batch_size=16", f"vae_input_dim={WIDTH}", "vae_embed_dim=4", "vae_hidden_dims=[8]",
+    "vae_codebook_size=4", "eval_every=5", "save_model_every=4", "log_every=2",
+]  # fmt: skip
+DECODER = [
+    "iterations=16", "batch_size=32", "decoder_embed_dim=16", "attn_embed_dim=16", "attn_heads=2", "attn_layers=1", "decoder_ff_dim=16",
+    "num_user_bins=4", "beam_size=20", "full_eval_every=6", "partial_eval_every=4", "log_every=2", "save_model_every=3", "eval_users=20",
+]  # fmt: skip
+WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+
+
+class Encoder:
+    """Stands in for a sentence encoder: vectors from the texts' bytes, after a while."""
+
+    def encode(self, texts: list[str], **options: object) -> np.ndarray:
+        time.sleep(0.05)
+        return np.stack([np.random.default_rng(list(text.encode())).normal(size=WIDTH) for text in texts]).astype(np.float32)
+
+
+def start(stage: str, folder: Path, rqvae: Path) -> int:
+    """One start of a script; in a child process."""
+    given = [f"dataset_folder={folder}/data", f"save_dir_root={folder}/run", "device=cpu"]
+    given += RQVAE if stage == "rqvae" else [*DECODER, f"pretrained_rqvae_path={rqvae}"]
+    train = {"rqvae": train_rqvae.train, "decoder": train_decoder.train}[stage]
+    with open(os.devnull, "w") as nothing:
+        sys.stdout = nothing
+        with open(folder / "stderr.txt", "w") as sys.stderr:
+            return run_script(train, "", [f"configs/{stage}_amazon.gin", *given])
+
+
+def fork(stage: str, folder: Path, rqvae: Path, at_event: int | None = None, after: float | None = None) -> tuple[int, int, float]:
+    """Runs a start in a fork; returns its exit code (-9: killed), the operations on files it made and its seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    events = folder / "events"
+    began = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal count
+            if event not in WRITES or str(folder) not in str(arguments[0]) or str(arguments[0]).endswith("stderr.txt"):
+                return
+            if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+                return
+            count += 1
+            if count == at_event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        code = 1
+        try:
+            code = start(stage, folder, rqvae)
+            os.write(os.open(events, os.O_CREAT | os.O_WRONLY), str(count).encode())
+        finally:
+            os._exit(code)
+    timer = threading.Timer(after, os.kill, (child, signal.SIGKILL)) if after is not None else None
+    if timer:
+        timer.start()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if timer:
+        timer.cancel()
+    return code, int(events.read_text()) if events.exists() else 0, time.perf_counter() - began
+
+
+def figures(folder: Path) -> dict[str, object]:
+    """A finished run's metrics, without what depends on the clock."""
+    metrics = json.loads((folder / "run" / "beauty" / "metrics.json").read_text())
+    return {name: value for name, value in metrics.items() if "seconds" not in name}
+
+
+def begun(folder: Path) -> str:
+    """How far a killed run got, by what it left."""
+    run = folder / "run" / "beauty"
+    if any(run.glob("checkpoint-????????")):
+        return "training"
+    if (run / "config.gin").exists():
+        return "run directory"
+    return "data" if (folder / "data").exists() else "start"
+
+
+def main() -> None:
+    stage, trials, root = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    write_p5(root / "source", USERS, ITEMS)
+    archive = root / "P5.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in (root / "source" / "raw" / "beauty").iterdir():
+            file.write(path, f"data/beauty/{path.name}")
+    data.amazon.download_google_url = lambda _, folder, filename, log: shutil.copy(archive, f"{folder}/{filename}")
+    data.text._load_encoder = lambda *arguments: Encoder()
+    rqvae = root / "rqvae" / "run"
+    if stage == "decoder":
+        assert fork("rqvae", rqvae.parent, rqvae)[0] == 0, (rqvae.parent / "stderr.txt").read_text()
+    code, total, seconds = fork(stage, root / "unbroken", rqvae)
+    assert code == 0, (root / "unbroken" / "stderr.txt").read_text()
+    expected, rng = figures(root / "unbroken"), random.Random(0)
+    for trial in range(trials):
+        folder = root / f"trial{trial}"
+        by_time = trial % 4 == 3
+        moment = {"after": rng.uniform(0.02, seconds)} if by_time else {"at_event": rng.randint(1, total)}
+        first = fork(stage, folder, rqvae, **moment)[0]
+        left = begun(folder)
+        second = fork(stage, folder, rqvae)[0]
+        same = second == 0 and figures(folder) == expected
+        rest = [str(path.relative_to(folder)) for path in folder.rglob("*.tmp")]
+        error = (folder / "stderr.txt").read_text()[-500:] if second else ""
+        print(json.dumps({**moment, "of": seconds if by_time else total, "killed": first == -9, "had": left, "second": second,
+                          "same": same, "left": rest, "error": error}), flush=True)  # fmt: skip
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
