@@ -81,6 +81,10 @@ def train(
     vae_codebook_size: int = 256,
     vae_n_layers: int = 3,
     vae_codebook_mode: QuantizeForwardMode = QuantizeForwardMode.STE,
+    vae_distance: str = "l2",
+    vae_sim_vq: bool = False,
+    vae_codebook_normalize: bool = False,
+    vae_n_cat_feats: int = 0,
     vae_input_norm: str = "center_unit",
     gumbel_temperature_start: float = 0.5,
     gumbel_temperature_end: float = 0.02,
@@ -119,6 +123,10 @@ def train(
         vae_codebook_size: codes a level.
         vae_n_layers: levels of residual quantization.
         vae_codebook_mode: gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK.
+        vae_distance: what the nearest codeword is: l2 (by squared distance) or cosine (by angle).
+        vae_sim_vq: freeze the codebooks and learn one linear map behind each (SimVQ).
+        vae_codebook_normalize: latents and the first level's codewords have length 1; deeper codewords keep their own.
+        vae_n_cat_feats: features at the end of the input that are 0 or 1: not normalised, reconstructed by cross-entropy.
         vae_input_norm: center_unit (subtract the mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none.
         gumbel_temperature_start: first temperature of GUMBEL_SOFTMAX, in units of the mean squared distance to the nearest codeword.
         gumbel_temperature_end: its last; reached after 80 % of the steps.
@@ -134,7 +142,18 @@ def train(
     settings = dict(locals())
     data_config = DataConfig(dataset, dataset_folder, dataset_split, force_dataset_process)
     model_config = RqVaeConfig(
-        vae_input_dim, vae_embed_dim, vae_hidden_dims, vae_codebook_size, vae_n_layers, vae_codebook_mode, commitment_weight, vae_input_norm
+        vae_input_dim,
+        vae_embed_dim,
+        vae_hidden_dims,
+        vae_codebook_size,
+        vae_n_layers,
+        vae_codebook_mode,
+        commitment_weight,
+        vae_input_norm,
+        vae_distance,
+        vae_sim_vq,
+        vae_codebook_normalize,
+        vae_n_cat_feats,
     )
     recipe = Recipe(
         iterations,
