@@ -27,9 +27,9 @@ ENUMS: dict[type[Enum], str] = {RecDataset: "data.processed", QuantizeForwardMod
 
 ABSENT = {
     "wandb_logging": "experiment trackers are not built in yet; every figure is in the run directory's log.jsonl",
-    "vae_codebook_normalize": "normalised codebooks are not built in yet",
-    "vae_sim_vq": "SimVQ is not built in yet",
-    "vae_n_cat_feats": "categorical tail features are not built in yet; all features count as text embedding",
+    "vae_codebook_normalize": "a setting of train_rqvae.py; stage 2 takes the codes as that run left them",
+    "vae_sim_vq": "a setting of train_rqvae.py; stage 2 takes the codes as that run left them",
+    "vae_n_cat_feats": "a setting of train_rqvae.py; stage 2 does not read the items' features",
     "split_batches": "a run is one process for now, so there is nothing to split",
     "gradient_accumulate_every": "gradient accumulation is not built in yet; raise train.batch_size instead",
     "push_vae_to_hf": "sharing through the hub is not built in yet; copy the run directory",
