@@ -128,7 +128,8 @@ def train(
         vae_codebook_normalize: latents and the first level's codewords have length 1; deeper codewords keep their own.
         vae_n_cat_feats: features at the end of the input that are 0 or 1: not normalised, reconstructed by cross-entropy.
         vae_input_norm: center_unit (subtract the mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none.
-        gumbel_temperature_start: first temperature of GUMBEL_SOFTMAX, in units of the mean squared distance to the nearest codeword.
+        gumbel_temperature_start: first temperature of GUMBEL_SOFTMAX, in units of the mean squared distance (cosine: 2 - 2 cos) to the
+            nearest codeword.
         gumbel_temperature_end: its last; reached after 80 % of the steps.
         do_eval: hold out 5 % of the items and report their reconstruction; the codes are then trained on the rest.
         eval_every: steps between looks at usage, perplexity and collisions of the whole catalogue.
