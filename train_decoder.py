@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spi
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,6 +31,7 @@ from evaluate.metrics import tie_order
 from evaluate.report import evaluation_report
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.quantize import QuantizeForwardMode
+from modules.rqvae import RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, place, set_seed
@@ -106,6 +108,10 @@ def train(
     vae_n_layers: Count | None = None,
     vae_codebook_mode: QuantizeForwardMode | None = None,
     vae_input_norm: Literal["center_unit", "standardize", "none"] | None = None,
+    vae_distance: Literal["l2", "cosine"] | None = None,
+    vae_sim_vq: bool | None = None,
+    vae_codebook_normalize: bool | None = None,
+    vae_n_cat_feats: Natural | None = None,
     beam_size: Count = 50,
     filter_history: bool = True,
     top_k_eval_list: tuple[Count, ...] = (1, 5, 10),
@@ -163,6 +169,10 @@ def train(
         vae_n_layers: checked if given.
         vae_codebook_mode: checked if given.
         vae_input_norm: checked if given.
+        vae_distance: checked if given.
+        vae_sim_vq: checked if given.
+        vae_codebook_normalize: checked if given.
+        vae_n_cat_feats: checked if given.
         beam_size: beams of the search; at least the largest k.
         filter_history: the search bars items of the user's history (a repeated item can then not be hit); selection uses this; the test
             report has the plain figure too.
@@ -277,6 +287,10 @@ TRAINED_WITH = {
     "vae_n_layers": "num_levels",
     "vae_codebook_mode": "mode",
     "vae_input_norm": "input_norm",
+    "vae_distance": "distance",
+    "vae_sim_vq": "sim_vq",
+    "vae_codebook_normalize": "codebook_normalize",
+    "vae_n_cat_feats": "n_cat_feats",
 }
 """Stage 1's parameters, and what they are called in its config.json."""
 
@@ -289,11 +303,11 @@ def check_rqvae(folder: Path, settings: Mapping[str, object]) -> None:
     path = folder / "config.json"
     if not path.exists():
         raise UserError(f"{folder} has no config.json to check the vae_* lines against; remove them")
-    trained = json.loads(path.read_text())["rqvae"]
+    trained = asdict(RqVaeConfig()) | json.loads(path.read_text())["rqvae"]  # an older run lacks what had only one value then
     mistakes = []
     for name, value in given.items():
         value = value.name if isinstance(value, QuantizeForwardMode) else list(value) if isinstance(value, tuple) else value
-        found = trained.get(TRAINED_WITH[name])
+        found = trained[TRAINED_WITH[name]]
         if value != found:
             mistakes.append(
                 f"train.{name} is {value} but the tokenizer in {folder} was trained with {found}; "
@@ -331,7 +345,7 @@ def fit(retriever: Retriever, data: SeqData, judge: Judge, recipe: Recipe, place
         for step in steps:
             if trainer.due(step, recipe.log_every):
                 loss, *level_losses = trainer.means()
-                trainer.show(f"loss {loss:.3f}" + (f", best ndcg@10 {trainer.state['best']:.4f}" if trainer.state["best"] >= 0 else ""))
+                trainer.show("loss", f"loss {loss:.3f}")
                 run.log(step=step, loss=loss, level_losses=level_losses, lr=trainer.learning_rate)
             if trainer.due(step, recipe.full_eval_every):
                 select(judge, trainer, recipe, run, step)
@@ -359,6 +373,7 @@ def select(judge: Judge, trainer: Trainer, recipe: Recipe, run: Run, step: int) 
     )
     trainer.state["waited"] += 1
     if metrics["ndcg@10"] > trainer.state["best"]:
+        trainer.show("best", f"best ndcg@10 {metrics['ndcg@10']:.4f}")
         trainer.state = {"best": metrics["ndcg@10"], "waited": 0.0}
         if trainer.ranks.main:
             save_weights(trainer.model, run.folder / WEIGHTS)

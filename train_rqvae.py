@@ -92,6 +92,10 @@ def train(
     vae_codebook_size: Count = 256,
     vae_n_layers: Count = 3,
     vae_codebook_mode: QuantizeForwardMode = QuantizeForwardMode.STE,
+    vae_distance: Literal["l2", "cosine"] = "l2",
+    vae_sim_vq: bool = False,
+    vae_codebook_normalize: bool = False,
+    vae_n_cat_feats: Natural = 0,
     vae_input_norm: Literal["center_unit", "standardize", "none"] = "center_unit",
     gumbel_temperature_start: Positive = 0.5,
     gumbel_temperature_end: Positive = 0.02,
@@ -136,8 +140,13 @@ def train(
         vae_codebook_size: codes a level.
         vae_n_layers: levels of residual quantization.
         vae_codebook_mode: gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK.
+        vae_distance: what the nearest codeword is: l2 (by squared distance) or cosine (by angle).
+        vae_sim_vq: freeze the codebooks and learn one linear map behind each (SimVQ).
+        vae_codebook_normalize: latents and the first level's codewords have length 1; deeper codewords keep their own.
+        vae_n_cat_feats: features at the end of the input that are 0 or 1: not normalised, reconstructed by cross-entropy.
         vae_input_norm: center_unit (subtract the mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none.
-        gumbel_temperature_start: first temperature of GUMBEL_SOFTMAX, in units of the mean squared distance to the nearest codeword.
+        gumbel_temperature_start: first temperature of GUMBEL_SOFTMAX, in units of the mean squared distance (cosine: 2 - 2 cos) to the
+            nearest codeword.
         gumbel_temperature_end: its last; reached after 80 % of the steps.
         do_eval: hold out 5 % of the items and report their reconstruction; the codes are then trained on the rest.
         log_every: steps between lines of log.jsonl.
@@ -207,10 +216,26 @@ def train(
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
 
 
+SHAPE = {
+    "vae_input_dim": "input_dim",
+    "vae_embed_dim": "embed_dim",
+    "vae_hidden_dims": "hidden_dims",
+    "vae_codebook_size": "codebook_size",
+    "vae_n_layers": "num_levels",
+    "vae_codebook_mode": "mode",
+    "commitment_weight": "commitment_weight",
+    "vae_input_norm": "input_norm",
+    "vae_distance": "distance",
+    "vae_sim_vq": "sim_vq",
+    "vae_codebook_normalize": "codebook_normalize",
+    "vae_n_cat_feats": "n_cat_feats",
+}
+"""Parameters, and the fields of RqVaeConfig that they fill."""
+
+
 def shape(settings: Mapping[str, object]) -> RqVaeConfig:
     """The RQ-VAE that the parameters describe."""
-    names = ("vae_input_dim", "vae_embed_dim", "vae_hidden_dims", "vae_codebook_size", "vae_n_layers", "vae_codebook_mode")
-    return RqVaeConfig(*(settings[name] for name in names), settings["commitment_weight"], settings["vae_input_norm"])
+    return RqVaeConfig(**{field: settings[name] for name, field in SHAPE.items()})
 
 
 def check(settings: Mapping[str, object]) -> Iterator[str]:
@@ -343,7 +368,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
         for step in steps:
             if trainer.due(step, recipe.log_every):
                 loss, reconstruction, codebook, commitment, *norms = trainer.means()
-                trainer.show(f"loss {loss:.3f}, residuals {'/'.join(f'{norm:.2f}' for norm in norms)}")
+                trainer.show("loss", f"loss {loss:.3f}, residuals {'/'.join(f'{norm:.2f}' for norm in norms)}")
                 losses = {"reconstruction": reconstruction, "codebook_loss": codebook, "commitment_loss": commitment}
                 run.log(step=step, loss=loss, **losses, residual_norms=norms, lr=trainer.learning_rate)
             fresh = step == recipe.autoencoder_steps and recipe.use_kmeans_init
@@ -369,7 +394,7 @@ def look(model: RqVae, items: Tensor, trainer: Trainer, run: Run, step: int, war
     health = codebook_health(codes, sizes)
     figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
     run.log(step=step, **figures)
-    trainer.show(describe(health))
+    trainer.show("codes", describe(health))
     for problem in collapse_warnings(health, sizes):
         level = problem.partition(":")[0]
         if level not in warned:

@@ -1,7 +1,8 @@
 """k-means for codebooks: k-means++ seeding, Lloyd iterations, empty clusters re-seeded; bounded time and memory.
 
-Lloyd (1982), "Least squares quantization in PCM"; Arthur & Vassilvitskii (2007), "k-means++". TIGER (section 3.1) initialises its codebooks
-this way against collapse. Shape letters: N points, D width, K clusters.
+Lloyd (1982), "Least squares quantization in PCM"; Arthur & Vassilvitskii (2007), "k-means++"; Dhillon & Modha (2001), "Concept
+decompositions", for the spherical kind. TIGER (section 3.1) initialises its codebooks this way against collapse.
+Shape letters: N points, D width, K clusters.
 """
 
 import math
@@ -9,12 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 
 class KmeansResult(NamedTuple):
-    centroids: Tensor  # [K, D]
-    codes: Tensor  # [N] int64, nearest centroid of every point
-    inertia: Tensor  # scalar: sum of squared distances to the nearest centroid
+    centroids: Tensor  # [K, D], means of the points as given, spherical or not
+    codes: Tensor  # [N] int64, nearest centroid of every point (spherical: nearest in direction)
+    inertia: Tensor  # scalar: sum of squared distances to the nearest centroid (spherical: between directions, 2 - 2 cos)
     iterations: int  # Lloyd iterations that were run
 
 
@@ -25,6 +27,7 @@ def kmeans(
     max_iterations: int = 50,
     tolerance: float = 1e-4,
     chunk_size: int = 16384,
+    spherical: bool = False,
 ) -> KmeansResult:
     """Clusters points around ``num_clusters`` centroids.
 
@@ -35,6 +38,7 @@ def kmeans(
         max_iterations: bound on the Lloyd iterations.
         tolerance: stop when an iteration lowers the inertia by less than this share.
         chunk_size: points held against all centroids at once; bounds the memory to chunk_size x K distances.
+        spherical: cluster the points' directions by cosine; a centroid is still the mean of its points as given and so has their length.
 
     Returns:
         Centroids, codes, inertia and the iterations used.
@@ -47,16 +51,22 @@ def kmeans(
     if not bool(torch.isfinite(points).all()):
         raise ValueError("k-means needs finite points: found NaN or infinity")
     points = points.detach()
-    centroids = _plus_plus(points, num_clusters, torch.Generator(points.device).manual_seed(seed))
-    codes, distances = _assign(points, centroids, chunk_size)
+    compared = normalize(points, dim=1) if spherical else points
+    centroids = _plus_plus(compared, num_clusters, torch.Generator(points.device).manual_seed(seed))
+    codes, distances = _assign(compared, centroids, chunk_size)
     previous, iterations = distances.sum(), 0
     while iterations < max_iterations:
-        centroids = _means(points, codes, distances, centroids)
-        codes, distances = _assign(points, centroids, chunk_size)
+        centroids = _means(compared, codes, distances, centroids)
+        if spherical:
+            centroids = normalize(centroids, dim=1)
+        codes, distances = _assign(compared, centroids, chunk_size)
         inertia, iterations = distances.sum(), iterations + 1
         if bool(previous - inertia <= tolerance * previous):
             break
         previous = inertia
+    if spherical:
+        centroids = _means(points, codes, distances, centroids)
+        codes, distances = _assign(compared, normalize(centroids, dim=1), chunk_size)
     return KmeansResult(centroids, codes, distances.sum(), iterations)
 
 
@@ -65,13 +75,14 @@ def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator) ->
     far, the one that lowers the inertia most becomes the next seed."""
     norms = points.square().sum(1)
     num_candidates = 2 + int(math.log(num_clusters))
+    precision = _widest(points.device)
     chosen = torch.randint(len(points), (1,), generator=generator, device=points.device)
     seeds = [chosen]
     nearest = (norms - 2 * (points @ points[chosen[0]]) + norms[chosen]).clamp_min_(0)
     for _ in range(num_clusters - 1):
         # Inverse of the cumulative distribution; where every point is already a seed all weights are zero and any point will do.
-        cumulative = nearest.double().cumsum(0)
-        draws = torch.rand(num_candidates, generator=generator, device=points.device, dtype=torch.double) * cumulative[-1]
+        cumulative = nearest.to(precision).cumsum(0)
+        draws = torch.rand(num_candidates, generator=generator, device=points.device, dtype=precision) * cumulative[-1]
         candidates = torch.searchsorted(cumulative, draws, right=True).clamp_max_(len(points) - 1)
         distances = torch.addmm(norms[candidates], points, points[candidates].T, alpha=-2).add_(norms[:, None])
         distances = torch.minimum(distances.clamp_min_(0), nearest[:, None])
@@ -79,6 +90,11 @@ def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator) ->
         nearest = distances[:, best]
         seeds.append(candidates[best : best + 1])
     return points[torch.cat(seeds)].clone()
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """The most precise floating-point type of a device: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _assign(points: Tensor, centroids: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,26 @@
-"""The RQ-VAE's losses (TIGER, section 3.1): every term is a squared distance summed over the width and averaged over the batch.
+"""The RQ-VAE's losses (TIGER, section 3.1): every term is summed over the width and averaged over the batch.
 
 Averaging the reconstruction over the width instead would weigh it 1/E against the quantization terms, and the codebooks collapse.
 """
 
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 
-def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """|x - x^|^2 as a scalar from two [B, E]."""
-    return (reconstruction - target).square().sum(-1).mean()
+def reconstruction_loss(reconstruction: Tensor, target: Tensor, num_categorical: int = 0) -> Tensor:
+    """|x - x^|^2 as a scalar from two [B, E].
+
+    Args:
+        reconstruction: of the last ``num_categorical`` features it holds logits.
+        target: of those features it holds 0, 1 or a probability.
+        num_categorical: how many features at the end cost their binary cross-entropy instead, in nats.
+    """
+    dense = target.shape[-1] - num_categorical
+    squared = (reconstruction[..., :dense] - target[..., :dense]).square().sum(-1)
+    if num_categorical == 0:
+        return squared.mean()
+    entropy = binary_cross_entropy_with_logits(reconstruction[..., dense:], target[..., dense:], reduction="none").sum(-1)
+    return (squared + entropy).mean()
 
 
 def codebook_loss(residual: Tensor, codeword: Tensor) -> Tensor:

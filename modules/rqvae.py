@@ -10,19 +10,25 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from data.schemas import UserError
 from modules.encoder import MLP
 from modules.gradients import detached_sum, rotation_trick, straight_through
 from modules.loss import codebook_loss, commitment_loss, reconstruction_loss
-from modules.quantize import Quantize, QuantizeForwardMode
+from modules.quantize import DISTANCES, Quantize, QuantizeForwardMode
 
 INPUT_NORMS = ("center_unit", "standardize", "none")
 
 
 @dataclass(frozen=True)
 class RqVaeConfig:
-    """Shape and loss of an RQ-VAE; what a saved tokenizer needs to rebuild it."""
+    """Shape and loss of an RQ-VAE; what a saved tokenizer needs to rebuild it.
+
+    ``codebook_normalize`` gives the encoder's latents length 1 and the codewords of the first level too. What a level leaves of a vector of
+    length 1 is shorter, and a codeword of length 1 would overshoot it, so the codewords of the levels below keep the length they learn.
+    The last ``n_cat_feats`` input features are categorical, values in [0, 1]: not normalised, and reconstructed as logits.
+    """
 
     input_dim: int = 768
     embed_dim: int = 32
@@ -32,13 +38,24 @@ class RqVaeConfig:
     mode: QuantizeForwardMode = QuantizeForwardMode.STE
     commitment_weight: float = 0.25
     input_norm: str = "center_unit"
+    distance: str = "l2"
+    sim_vq: bool = False
+    codebook_normalize: bool = False
+    n_cat_feats: int = 0
 
     def __post_init__(self) -> None:
         if self.input_norm not in INPUT_NORMS:
             raise UserError(f"train.vae_input_norm is {self.input_norm!r}; it can be one of {', '.join(map(repr, INPUT_NORMS))}")
+        if self.distance not in DISTANCES:
+            raise UserError(f"train.vae_distance is {self.distance!r}; it can be one of {', '.join(map(repr, DISTANCES))}")
         sizes = (self.input_dim, self.embed_dim, *self.hidden_dims, self.codebook_size, self.num_levels)
         if min(sizes) < 1:
             raise UserError(f"the vae_* widths, codebook size and number of levels must all be at least 1: got {sizes}")
+        if not 0 <= self.n_cat_feats < self.input_dim:
+            raise UserError(
+                f"train.vae_n_cat_feats is {self.n_cat_feats} of {self.input_dim} input features; it must leave at least one that is not "
+                "categorical and not be negative: lower it or raise train.vae_input_dim"
+            )
 
 
 class RqVaeOutput(NamedTuple):
@@ -69,31 +86,59 @@ class RqVae(nn.Module):
         dims = (config.input_dim, *config.hidden_dims, config.embed_dim)
         self.encoder = MLP(dims)
         self.decoder = MLP(dims[::-1])
-        self.levels = nn.ModuleList(Quantize(config.codebook_size, config.embed_dim) for _ in range(config.num_levels))
+        self.levels = nn.ModuleList(
+            Quantize(config.codebook_size, config.embed_dim, config.distance, config.sim_vq, config.codebook_normalize and number == 0)
+            for number in range(config.num_levels)
+        )
         self.register_buffer("input_mean", torch.zeros(config.input_dim))
         self.register_buffer("input_scale", torch.ones(config.input_dim))
 
     @torch.no_grad()
     def fit_normalizer(self, items: Tensor) -> None:
-        """Takes the mean (and for ``standardize`` the standard deviation) of ``items`` [I, E]."""
+        """Takes the mean (and for ``standardize`` the standard deviation) of the dense features of ``items`` [I, E].
+
+        Raises:
+            UserError: a categorical feature outside [0, 1].
+        """
+        dense, tail = self._parts(items)
+        inside = (tail >= 0) & (tail <= 1)
+        if not bool(inside.all()):
+            raise UserError(
+                f"the last {self.config.n_cat_feats} features are categorical by train.vae_n_cat_feats and must lie in [0, 1]: "
+                f"got {tail[~inside][0].item():g}; encode them as 0 and 1 or lower train.vae_n_cat_feats"
+            )
         if self.config.input_norm == "none":
             return
-        self.input_mean.copy_(items.mean(0))
+        width = dense.shape[1]
+        self.input_mean[:width] = dense.mean(0)
         if self.config.input_norm == "standardize":
-            self.input_scale.copy_(items.std(0, correction=0).clamp_min(1e-6))
+            self.input_scale[:width] = dense.std(0, correction=0).clamp_min(1e-6)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The dense and the categorical features of [B, E]."""
+        width = self.config.input_dim - self.config.n_cat_feats
+        return x[:, :width], x[:, width:]
 
     def normalize(self, x: Tensor) -> Tensor:
-        """[B, E] as given -> [B, E] as the encoder reads it and the decoder learns to give back."""
+        """[B, E] as given -> [B, E] as the encoder reads it and the decoder learns to give back; categorical features stay as they are."""
         x = (x - self.input_mean) / self.input_scale
-        return nn.functional.normalize(x, dim=-1) if self.config.input_norm == "center_unit" else x
+        if self.config.input_norm != "center_unit":
+            return x
+        dense, tail = self._parts(x)
+        return torch.cat([normalize(dense, dim=-1), tail], dim=-1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latent [B, D] in fp32 of a normalised ``x`` [B, E]."""
+        latent = self.encoder(x).float()
+        return normalize(latent, dim=-1) if self.config.codebook_normalize else latent
 
     @torch.no_grad()
     def kmeans_init(self, items: Tensor, seed: int, chunk_size: int = 16384) -> None:
         """Initialises codebook after codebook by k-means on the residuals of all ``items`` [I, E]; skips codebooks initialised before."""
-        residual = torch.cat([self.encoder(self.normalize(chunk)) for chunk in items.split(chunk_size)]).float()
+        residual = torch.cat([self.encode(self.normalize(chunk)) for chunk in items.split(chunk_size)])
         for number, level in enumerate(self._levels()):
             codes = level.nearest(residual) if bool(level.initialised) else level.kmeans_init(residual, seed + number)
-            residual = residual - level.codebook[codes]
+            residual = residual - level.codewords()[codes]
 
     def autoencoding_loss(self, x: Tensor) -> Tensor:
         """Reconstruction loss of ``x`` [B, E] without the quantizer: a few hundred such steps give k-means latents worth clustering.
@@ -101,10 +146,14 @@ class RqVae(nn.Module):
         The latents of an untrained encoder move away from their centroids within the first steps, and most codes die on the way.
         """
         x = self.normalize(x)
-        return reconstruction_loss(self.decoder(self.encoder(x)).float(), x)
+        return reconstruction_loss(self.decoder(self.encode(x)).float(), x, self.config.n_cat_feats)
 
     def _levels(self) -> list[Quantize]:
         return [level for level in self.levels if isinstance(level, Quantize)]
+
+    def codebooks(self) -> list[Tensor]:
+        """The codewords of every level, L tensors [K, D], as the decoder reads them."""
+        return [level.codewords() for level in self._levels()]
 
     def quantize(self, latent: Tensor, temperature: float | None = None, generator: torch.Generator | None = None) -> Quantized:
         """Residual quantization of ``latent`` [B, D]: r_0 = z, r_{l+1} = r_l - sg[e_l]. ``temperature`` samples (see Quantize)."""
@@ -136,15 +185,14 @@ class RqVae(nn.Module):
             generator: for its noise.
         """
         x = self.normalize(x)
-        latent = self.encoder(x)
+        latent = self.encode(x)
         sampled = self.training and self.config.mode == QuantizeForwardMode.GUMBEL_SOFTMAX
         # Distances decide codes: they stay in fp32 whatever the autocast of the products around them.
         with torch.autocast(x.device.type, enabled=False):
-            latent = latent.float()
             quantized = self.quantize(latent, temperature if sampled else None, generator)
             decoder_input = self.estimate(latent, quantized)
         reconstruction = self.decoder(decoder_input).float()
-        reconstructed = reconstruction_loss(reconstruction, x)
+        reconstructed = reconstruction_loss(reconstruction, x, self.config.n_cat_feats)
         pairs = list(zip(quantized.residuals, quantized.codewords))
         codebook = torch.stack([codebook_loss(residual, codeword) for residual, codeword in pairs]).sum()
         commitment = torch.stack([commitment_loss(residual, codeword) for residual, codeword in pairs]).sum()
@@ -154,7 +202,8 @@ class RqVae(nn.Module):
 
     @torch.no_grad()
     def get_semantic_ids(self, items: Tensor, chunk_size: int = 16384) -> Tensor:
-        """Codes [I, L] of ``items`` [I, E], without collision code, in one chunked pass; always the nearest codes."""
+        """Codes [I, L] of ``items`` [I, E], without collision code, in one chunked pass: the nearest codes, in fp32 under any autocast."""
         device = self.input_mean.device
-        chunks = (self.encoder(self.normalize(chunk.to(device))) for chunk in items.split(chunk_size))
-        return torch.cat([self.quantize(latent).codes for latent in chunks])
+        with torch.autocast(device.type, enabled=False):
+            latents = (self.encode(self.normalize(chunk.to(device))) for chunk in items.split(chunk_size))
+            return torch.cat([self.quantize(latent).codes for latent in latents])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from init.kmeans import _assign, _means, _plus_plus, kmeans
+from init.kmeans import _assign, _means, _plus_plus, _widest, kmeans
 
 
 def clustered(num_points: int = 600, num_centers: int = 12, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -121,3 +121,51 @@ def test_points_that_are_not_finite_are_refused(bad):
     points[3, 1] = bad
     with pytest.raises(ValueError, match="finite"):
         kmeans(points, 2)
+
+
+def test_spherical_clusters_are_directions_and_their_centroids_have_the_points_length():
+    points = torch.tensor([[1.0, 0.0], [10.0, 0.0], [0.0, 1.0], [0.0, 10.0]])
+    result = kmeans(points, 2, spherical=True)
+    assert sorted(result.centroids.tolist()) == [[0.0, 5.5], [5.5, 0.0]]
+    assert result.codes[0] == result.codes[1] != result.codes[2] == result.codes[3]
+    assert float(result.inertia) == pytest.approx(0, abs=1e-6)
+    by_distance = kmeans(points, 2).codes
+    assert not (by_distance[0] == by_distance[1] and by_distance[2] == by_distance[3])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spherical_codes_and_inertia_belong_to_the_returned_centroids(seed, device):
+    points = torch.randn(400, 6, generator=torch.Generator().manual_seed(seed)).to(device)
+    result = kmeans(points, 20, seed=seed, spherical=True)
+    cosine = torch.nn.functional.cosine_similarity(points.double()[:, None], result.centroids.double()[None], dim=2)
+    assert torch.equal(result.codes, cosine.argmax(1))
+    assert float(result.inertia) == pytest.approx(float((2 - 2 * cosine.max(1).values).sum()), rel=1e-3)
+    assert len(result.codes.unique()) == 20
+
+
+def test_spherical_clusters_are_rounder_in_direction_than_euclidean_ones():
+    points = torch.randn(600, 6, generator=torch.Generator().manual_seed(0))
+    points *= torch.rand(600, 1, generator=torch.Generator().manual_seed(1)) * 4 + 0.1
+
+    def closeness(spherical: bool) -> float:
+        result = kmeans(points, 24, spherical=spherical)
+        return float(torch.nn.functional.cosine_similarity(points, result.centroids[result.codes]).mean())
+
+    assert closeness(spherical=True) > closeness(spherical=False)
+
+
+def test_spherical_codes_do_not_depend_on_the_scale_of_all_points():
+    points = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kmeans(points, 12, spherical=True).codes, kmeans(64 * points, 12, spherical=True).codes)
+
+
+def test_spherical_survives_points_without_a_direction():
+    points = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    points[::3] = 0
+    assert bool(torch.isfinite(kmeans(points, 8, spherical=True).centroids).all())
+    assert bool(torch.isfinite(kmeans(torch.zeros(20, 3), 5, spherical=True).centroids).all())
+
+
+def test_seeding_asks_no_device_for_a_precision_it_lacks():
+    assert _widest(torch.device("mps")) == torch.float32
+    assert _widest(torch.device("cpu")) == _widest(torch.device("cuda")) == torch.float64

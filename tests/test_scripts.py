@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import recommend
@@ -149,6 +151,23 @@ def test_embeddings_of_another_width_are_refused_with_the_line_to_write(
 ) -> None:
     run_rqvae(trained, "vae_input_dim=768", f"save_dir_root={tmp_path}", code=2)
     assert "set train.vae_input_dim = 32" in capsys.readouterr().err
+
+
+def test_the_quantizers_switches_are_trained_with_and_written_down(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    switches = ["vae_distance=cosine", "vae_sim_vq=True", "vae_codebook_normalize=True", "vae_n_cat_feats=2"]
+    switches += ["iterations=60", "autoencoder_steps=20"]
+    run_rqvae(trained, *switches, f"save_dir_root={tmp_path}/refused", code=2)
+    assert "the last 2 features are categorical by train.vae_n_cat_feats" in capsys.readouterr().err
+    items = np.load(trained / "items.npy")
+    items[:, -2:] = items[:, -2:] > items[:, -2:].mean()
+    np.save(tmp_path / "items.npy", items)
+    run_rqvae(trained, *switches, f"item_embeddings={tmp_path}/items.npy", f"save_dir_root={tmp_path}")
+    written = json.loads((tmp_path / "beauty" / "config.json").read_text())["rqvae"]
+    assert (written["distance"], written["sim_vq"], written["codebook_normalize"], written["n_cat_feats"]) == ("cosine", True, True, 2)
+    first = load_file(tmp_path / "beauty" / "tokenizer.safetensors")["codebook_0"]
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(8))
 
 
 def test_a_collapsed_ending_is_an_error_unless_allowed(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,6 +134,19 @@ def test_without_a_collision_code_an_id_leads_to_the_first_of_its_items_in_the_s
     assert torch.equal(made.tuples_of(torch.tensor([0, 1])), made.trie.find(codes[:2]))
 
 
+def test_from_rqvae_keeps_the_codewords_that_the_decoder_reads():
+    torch.manual_seed(0)
+    shape = {"input_dim": 6, "embed_dim": 3, "hidden_dims": (5,), "codebook_size": 4, "num_levels": 2}
+    model, items = RqVae(RqVaeConfig(**shape, sim_vq=True, codebook_normalize=True)), torch.randn(50, 6)
+    with torch.no_grad():
+        for level in model.levels:
+            level.projection.normal_()
+    made = SemanticIdTokenizer.from_rqvae(model, items, keys_of(50), "hash")
+    maps = [level.codebook @ level.projection.T for level in model.levels]
+    torch.testing.assert_close(made.codebooks[0], torch.nn.functional.normalize(maps[0], dim=1))
+    torch.testing.assert_close(made.codebooks[1], maps[1])
+
+
 def test_from_rqvae_takes_nearest_codes_and_appends_collision_codes():
     torch.manual_seed(0)
     model = RqVae(RqVaeConfig(input_dim=6, embed_dim=3, hidden_dims=(5,), codebook_size=4, num_levels=2))

@@ -33,10 +33,6 @@ NONE_IS = {"num_user_bins": 0}
 """Where other code writes None to leave something out, and what says so here."""
 
 FROM_TOKENIZER = {
-    "vae_codebook_normalize",
-    "vae_sim_vq",
-    "vae_n_cat_feats",
-    "vae_distance",
     "sem_id_dim",
     "num_item_embeddings",
     "num_hierarchies",

@@ -89,6 +89,7 @@ class Trainer:
         self._count, self._lap = 0, time.perf_counter()
         self._bad = torch.full((), -1, dtype=torch.int64, device=placement.device)
         self._saved: int | None = None
+        self._shown: dict[str, str] = {}
         resumed = resume_from(run.folder, model, optimizer, self.scaler)
         if resumed:
             self._restore(resumed)
@@ -250,9 +251,10 @@ class Trainer:
         self.model.train()
         self._lap = time.perf_counter()
 
-    def show(self, text: str) -> None:
-        """Puts figures behind the bar."""
-        self.bar.set_postfix_str(text)
+    def show(self, what: str, text: str) -> None:
+        """Puts figures behind the bar, in the place of the last ones of this kind."""
+        self._shown[what] = text
+        self.bar.set_postfix_str("; ".join(self._shown.values()))
 
     def say(self, text: str) -> None:
         """Prints a line above the bar, once."""

@@ -65,9 +65,8 @@ class SemanticIdTokenizer(nn.Module):
         codes = rqvae.get_semantic_ids(embeddings)
         collisions = collision_codes(codes, seeded_order(item_keys, seed).to(codes.device))
         sizes = [rqvae.config.codebook_size] * rqvae.config.num_levels
-        codebooks = [level.get_parameter("codebook") for level in rqvae.levels]
         info = TokenizerInfo(list(item_keys), embeddings_hash, sizes, seed)
-        return cls(torch.cat([codes, collisions.unsqueeze(1)], dim=1), codebooks, info)
+        return cls(torch.cat([codes, collisions.unsqueeze(1)], dim=1), rqvae.codebooks(), info)
 
     @property
     def num_items(self) -> int:
