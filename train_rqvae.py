@@ -29,6 +29,7 @@ from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_i
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health, collapse_warnings
+from init.kmeans import Shard
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
@@ -373,7 +374,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
                 run.log(step=step, loss=loss, **losses, residual_norms=norms, lr=trainer.learning_rate)
             fresh = step == recipe.autoencoder_steps and recipe.use_kmeans_init
             if fresh:
-                model.kmeans_init(items, recipe.seed)
+                model.kmeans_init(items, recipe.seed, Shard(ranks.index, ranks.count, ranks.total))
             if fresh or (step > recipe.autoencoder_steps and trainer.due(step, recipe.eval_every)):
                 with trainer.evaluating("train.vae_codebook_size"):
                     look(model, items, trainer, run, step, warned)

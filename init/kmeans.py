@@ -6,11 +6,37 @@ Shape letters: N points, D width, K clusters.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several processes that cluster the same points: each assigns every ``count``-th of them and sums are taken over all."""
+
+    index: int = 0
+    count: int = 1
+    total: Callable[[Tensor], Tensor] = lambda x: x  # the sum of every process' tensor
+
+    def whole(self, own: Tensor, length: int) -> Tensor:
+        """Puts the processes' interleaved parts of a tensor together: ``own`` is that of the rows ``index``, ``index + count``, ..."""
+        if self.count == 1:
+            return own
+        full = own.new_zeros(length, *own.shape[1:])
+        full[self.index :: self.count] = own
+        return self.total(full)
+
+    def of_first(self, x: Tensor) -> Tensor:
+        """The first process' tensor, on all: their random numbers may differ where their devices do."""
+        return x if self.count == 1 else self.total(x if self.index == 0 else torch.zeros_like(x))
+
+
+ALONE = Shard()
 
 
 class KmeansResult(NamedTuple):
@@ -28,6 +54,7 @@ def kmeans(
     tolerance: float = 1e-4,
     chunk_size: int = 16384,
     spherical: bool = False,
+    shard: Shard = ALONE,
 ) -> KmeansResult:
     """Clusters points around ``num_clusters`` centroids.
 
@@ -39,6 +66,7 @@ def kmeans(
         tolerance: stop when an iteration lowers the inertia by less than this share.
         chunk_size: points held against all centroids at once; bounds the memory to chunk_size x K distances.
         spherical: cluster the points' directions by cosine; a centroid is still the mean of its points as given and so has their length.
+        shard: this process among those that were all given the same points.
 
     Returns:
         Centroids, codes, inertia and the iterations used.
@@ -52,21 +80,21 @@ def kmeans(
         raise ValueError("k-means needs finite points: found NaN or infinity")
     points = points.detach()
     compared = normalize(points, dim=1) if spherical else points
-    centroids = _plus_plus(compared, num_clusters, torch.Generator(points.device).manual_seed(seed))
-    codes, distances = _assign(compared, centroids, chunk_size)
+    centroids = shard.of_first(_plus_plus(compared, num_clusters, torch.Generator(points.device).manual_seed(seed)))
+    codes, distances = _assign(compared, centroids, chunk_size, shard)
     previous, iterations = distances.sum(), 0
     while iterations < max_iterations:
-        centroids = _means(compared, codes, distances, centroids)
+        centroids = _means(compared, codes, distances, centroids, shard)
         if spherical:
             centroids = normalize(centroids, dim=1)
-        codes, distances = _assign(compared, centroids, chunk_size)
+        codes, distances = _assign(compared, centroids, chunk_size, shard)
         inertia, iterations = distances.sum(), iterations + 1
         if bool(previous - inertia <= tolerance * previous):
             break
         previous = inertia
     if spherical:
-        centroids = _means(points, codes, distances, centroids)
-        codes, distances = _assign(compared, normalize(centroids, dim=1), chunk_size)
+        centroids = _means(points, codes, distances, centroids, shard)
+        codes, distances = _assign(compared, normalize(centroids, dim=1), chunk_size, shard)
     return KmeansResult(centroids, codes, distances.sum(), iterations)
 
 
@@ -97,24 +125,26 @@ def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _assign(points: Tensor, centroids: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:
+def _assign(points: Tensor, centroids: Tensor, chunk_size: int, shard: Shard) -> tuple[Tensor, Tensor]:
     """Nearest centroid of every point and the squared distance to it."""
+    own = points[shard.index :: shard.count]
     half_norms = centroids.square().sum(1) / 2
-    codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
-    distances = torch.empty(len(points), dtype=points.dtype, device=points.device)
-    for start in range(0, len(points), chunk_size):
-        chunk = points[start : start + chunk_size]
+    codes = torch.empty(len(own), dtype=torch.int64, device=points.device)
+    distances = torch.empty(len(own), dtype=points.dtype, device=points.device)
+    for start in range(0, len(own), chunk_size):
+        chunk = own[start : start + chunk_size]
         nearest = torch.addmm(half_norms, chunk, centroids.T, alpha=-1).min(1)
         codes[start : start + chunk_size] = nearest.indices
         distances[start : start + chunk_size] = (2 * nearest.values + chunk.square().sum(1)).clamp_min_(0)
-    return codes, distances
+    return shard.whole(codes, len(points)), shard.whole(distances, len(points))
 
 
-def _means(points: Tensor, codes: Tensor, distances: Tensor, centroids: Tensor) -> Tensor:
+def _means(points: Tensor, codes: Tensor, distances: Tensor, centroids: Tensor, shard: Shard) -> Tensor:
     """Mean of every cluster; an empty cluster takes one of the points that lie farthest from their centroid."""
     num_clusters = len(centroids)
     counts = torch.bincount(codes, minlength=num_clusters)
-    sums = torch.zeros_like(centroids).index_add_(0, codes, points)
+    own = slice(shard.index, None, shard.count)
+    sums = shard.total(torch.zeros_like(centroids).index_add_(0, codes[own], points[own]))
     means = sums / counts.clamp_min(1).unsqueeze(1)
     empty = counts == 0
     farthest = distances.topk(num_clusters).indices

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from data.schemas import UserError
 from distributions.gumbel import gumbel_softmax_sample
-from init.kmeans import kmeans
+from init.kmeans import ALONE, Shard, kmeans
 
 
 class QuantizeForwardMode(Enum):
@@ -75,11 +75,11 @@ class Quantize(nn.Module):
         return normalize(codewords, dim=1) if self.unit_codewords else codewords
 
     @torch.no_grad()
-    def kmeans_init(self, residuals: Tensor, seed: int) -> Tensor:
+    def kmeans_init(self, residuals: Tensor, seed: int, shard: Shard = ALONE) -> Tensor:
         """Sets the codewords to the k-means centroids of ``residuals`` [N, D] and returns their codes [N].
 
         Where lengths do not decide (cosine distance, codewords of length 1) the directions are clustered; a codeword is the mean of its
-        residuals either way, which is where the codebook loss wants it.
+        residuals either way, which is where the codebook loss wants it. ``shard``: see kmeans.
 
         Raises:
             UserError: fewer residuals than codes.
@@ -90,7 +90,7 @@ class Quantize(nn.Module):
                 "lower train.vae_codebook_size or set train.use_kmeans_init = False"
             )
         spherical = self.distance == "cosine" or self.unit_codewords
-        result = kmeans(residuals.float(), self.codebook_size, seed=seed, spherical=spherical)
+        result = kmeans(residuals.float(), self.codebook_size, seed=seed, spherical=spherical, shard=shard)
         self.codebook.copy_(result.centroids)
         if self.projection is not None:
             self.projection.copy_(torch.eye(len(self.projection)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from data.schemas import UserError
+from init.kmeans import ALONE, Shard
 from modules.encoder import MLP
 from modules.gradients import detached_sum, rotation_trick, straight_through
 from modules.loss import codebook_loss, commitment_loss, reconstruction_loss
@@ -133,11 +134,17 @@ class RqVae(nn.Module):
         return normalize(latent, dim=-1) if self.config.codebook_normalize else latent
 
     @torch.no_grad()
-    def kmeans_init(self, items: Tensor, seed: int, chunk_size: int = 16384) -> None:
-        """Initialises codebook after codebook by k-means on the residuals of all ``items`` [I, E]; skips codebooks initialised before."""
-        residual = torch.cat([self.encode(self.normalize(chunk)) for chunk in items.split(chunk_size)])
+    def kmeans_init(self, items: Tensor, seed: int, shard: Shard = ALONE, chunk_size: int = 16384) -> None:
+        """Initialises codebook after codebook by k-means on the residuals of all ``items`` [I, E]; skips codebooks initialised before.
+
+        Several processes (``shard``) encode and assign a part each.
+        """
+        device = self.input_mean.device
+        own = items[shard.index :: shard.count]
+        residual = torch.cat([self.encode(self.normalize(chunk.to(device))) for chunk in own.split(chunk_size)])
+        residual = shard.whole(residual, len(items))
         for number, level in enumerate(self._levels()):
-            codes = level.nearest(residual) if bool(level.initialised) else level.kmeans_init(residual, seed + number)
+            codes = level.nearest(residual) if bool(level.initialised) else level.kmeans_init(residual, seed + number, shard)
             residual = residual - level.codewords()[codes]
 
     def autoencoding_loss(self, x: Tensor) -> Tensor:

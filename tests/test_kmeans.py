@@ -1,9 +1,12 @@
 """k-means: a case by hand, invariants, and scikit-learn as the independent judge."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
-from init.kmeans import _assign, _means, _plus_plus, _widest, kmeans
+from init.kmeans import Shard, _assign, _means, _plus_plus, _widest, kmeans
 
 
 def clustered(num_points: int = 600, num_centers: int = 12, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -75,9 +78,9 @@ def test_every_code_is_used_where_there_are_enough_distinct_points(seed):
 def test_empty_clusters_are_seeded_again_with_far_points():
     points = torch.tensor([[0.0], [1.0], [2.0], [50.0], [90.0]])
     centroids = torch.tensor([[1.0], [1000.0], [2000.0]])
-    codes, distances = _assign(points, centroids, 16)
+    codes, distances = _assign(points, centroids, 16, Shard())
     assert codes.unique().tolist() == [0]
-    means = _means(points, codes, distances, centroids)
+    means = _means(points, codes, distances, centroids, Shard())
     assert sorted(means[1:].flatten().tolist()) == [50.0, 90.0]
 
 
@@ -169,3 +172,27 @@ def test_spherical_survives_points_without_a_direction():
 def test_seeding_asks_no_device_for_a_precision_it_lacks():
     assert _widest(torch.device("mps")) == torch.float32
     assert _widest(torch.device("cpu")) == _widest(torch.device("cuda")) == torch.float64
+
+
+def test_two_processes_that_share_the_points_find_the_centroids_of_one():
+    points = torch.randn(501, 6, generator=torch.Generator().manual_seed(0))
+    alone = kmeans(points, 12, seed=3)
+    meeting, sums = threading.Barrier(2), {}
+
+    def total_of(index):
+        def total(x):
+            sums[index] = x.clone()
+            meeting.wait()
+            both = sums[0] + sums[1]
+            meeting.wait()
+            return both
+
+        return total
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda index: kmeans(points, 12, seed=3, shard=Shard(index, 2, total_of(index))), range(2)))
+    for result in found:
+        torch.testing.assert_close(result.centroids, alone.centroids)
+        assert torch.equal(result.codes, alone.codes)
+        assert result.iterations == alone.iterations
+    assert torch.equal(found[0].centroids, found[1].centroids)
