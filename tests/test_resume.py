@@ -1,8 +1,11 @@
 """Runs that survive: interrupted anywhere and gone on with, they equal the unbroken run line by line of the log."""
 
+import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from modules.runtime import trainer
+from modules.runtime.config import ROOT
 from modules.runtime.run import Run
-from tests.runs import lines, run_decoder, run_rqvae
+from tests.runs import RQVAE, lines, run_decoder, run_rqvae
 
 RUN = {"rqvae": run_rqvae, "decoder": run_decoder}
 STEPS = {"rqvae": [0, 1, 79, 80, 81, 99, 119, 149, 200, 249], "decoder": [0, 5, 49, 50, 99, 100, 101, 133, 199, 250, 299]}
@@ -144,6 +148,58 @@ def test_a_second_run_in_the_same_directory_is_refused_while_the_first_trains(
     monkeypatch.setattr(trainer, "seed_step", start_another)
     RUN[stage](trained, f"save_dir_root={tmp_path}")
     same_run(trained / stage / "beauty", tmp_path / "beauty")
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+@pytest.mark.parametrize("write", [0, 1, 4, 9, 23])
+def test_a_full_disk_is_told_in_one_sentence_and_the_run_goes_on_when_there_is_space(
+    stage: str, write: int, trained: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    short = ["iterations=100", "save_model_every=15", f"save_dir_root={tmp_path}/broken"]
+    writes, fsync = 0, os.fsync
+
+    def fill(descriptor: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fill)
+        RUN[stage](trained, *short, code=2)
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("error: cannot write")
+    assert "No space left on device" in told
+    assert not list(tmp_path.rglob("*.tmp"))
+    RUN[stage](trained, *short)
+    RUN[stage](trained, *short[:2], f"save_dir_root={tmp_path}/whole")
+    same_run(tmp_path / "whole" / "beauty", tmp_path / "broken" / "beauty")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is where not even the superuser can make a directory")
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_place_that_cannot_be_written_to_is_told_in_one_sentence(stage: str, trained: Path, capsys) -> None:
+    RUN[stage](trained, "save_dir_root=/proc/nowhere", code=2)
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("error: cannot write the run directory /proc/nowhere/beauty")
+    assert told.endswith("set train.save_dir_root")
+    assert "\n" not in told
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
+def test_a_log_that_cannot_grow_is_told_in_one_sentence(trained: Path, tmp_path: Path) -> None:
+    settings = [f"dataset_folder={trained}", f"item_embeddings={trained}/items.npy", f"save_dir_root={tmp_path}", *RQVAE, "log_every=1"]
+    code = (
+        "import resource, sys, train_rqvae; from modules.runtime.config import run_script\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000))\n"
+        "sys.exit(run_script(train_rqvae.train, '', sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "configs/rqvae_amazon.gin", *settings]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 2
+    assert "error: cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("stage", "setting"), [("rqvae", "learning_rate=1e30"), ("decoder", "learning_rate=1e30")])

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from data.cache import UNWRITABLE, write_whole
+from data.cache import write_whole
 from data.schemas import UserError
 from modules.runtime.checkpoint import checkpoints
 from modules.runtime.config import ROOT, config_text
@@ -83,8 +83,6 @@ class Run:
                 f"another process is training in {self.folder}; wait for it, stop it, or set train.resume = False for a directory beside it"
             ) from error
         except OSError as error:
-            if error.errno not in UNWRITABLE:
-                raise
             raise UserError(f"cannot write the run directory {self.folder}: {error.strerror}; set train.save_dir_root") from error
         write_whole(config, text)
         write_whole(self.folder / "environment.json", json.dumps(environment(self.ranks.count), indent=1))

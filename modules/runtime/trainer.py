@@ -123,19 +123,19 @@ class Trainer:
     @contextmanager
     def running(self, name: str) -> Iterator[Iterator[int]]:
         """A block in which signals wait for a checkpoint; gives the numbers of updates done, the last one ``plan.iterations``."""
-        with self._signal.installed():
+        total, shown = self.plan.iterations, self.ranks.main
+        bar = tqdm(initial=self.start, total=total, desc=name, mininterval=1.0, disable=not shown, file=sys.stderr)
+        with self._signal.installed(), bar as self.bar:
             self.model.train()
             self._lap = time.perf_counter()
-            yield self._steps(name)
+            yield self._steps()
 
-    def _steps(self, name: str) -> Iterator[int]:
-        total = self.plan.iterations
-        with tqdm(initial=self.start, total=total, desc=name, mininterval=1.0, disable=not self.ranks.main, file=sys.stderr) as self.bar:
-            for step in range(self.start, total + 1):
-                yield step
-                if self.stopped:
-                    break
-                self.bar.update(step < total)
+    def _steps(self) -> Iterator[int]:
+        for step in range(self.start, self.plan.iterations + 1):
+            yield step
+            if self.stopped:
+                break
+            self.bar.update(step < self.plan.iterations)
 
     def due(self, step: int, every: int) -> bool:
         """Is ``step`` a multiple of ``every``, or the end?"""
@@ -254,7 +254,7 @@ class Trainer:
     def show(self, what: str, text: str) -> None:
         """Puts figures behind the bar, in the place of the last ones of this kind."""
         self._shown[what] = text
-        self.bar.set_postfix_str("; ".join(self._shown.values()))
+        self.bar.set_postfix_str("; ".join(self._shown.values()), refresh=False)
 
     def say(self, text: str) -> None:
         """Prints a line above the bar, once."""
