@@ -75,8 +75,7 @@ def recommend(retriever: Retriever, history: Sequence[int], k: int, beam_size: i
         raise UserError('the history is empty; write --history "first item | second item"')
     seen = torch.tensor([list(history)])
     recent = seen[:, -retriever.model.config.max_seq_len :]
-    # The user is unknown to the model: row 0 stands in for the hashed user token.
-    batch = SeqBatch(torch.zeros(1, dtype=torch.int64), recent, torch.full((1, 1), PAD), seen)
+    batch = SeqBatch(torch.full((1,), PAD), recent, torch.full((1, 1), PAD), seen)
     found = retriever.search(batch, beam_size, None if keep_history else seen)
     keys, titles = retriever.tokenizer.info.item_keys, retriever.titles
     lines = ["history", *(f"      {keys[item]:>12}  {titles[item]}" for item in history), "recommended"]

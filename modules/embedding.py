@@ -10,6 +10,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from data.schemas import PAD
+
 USER_TOKEN = -1
 """Item position of the token that names the user: before every item, visible from all."""
 
@@ -52,8 +54,9 @@ class HashedUserEmbedding(nn.Module):
         return ((user_ids * 2654435761) % 4294967296 * self.table.num_embeddings) // 4294967296
 
     def forward(self, user_ids: Tensor) -> Tensor:
-        """[B] -> [B, D]."""
-        return self.table(self.bucket(user_ids))
+        """[B] -> [B, D]; a user whom the model does not know, PAD, is the mean of all buckets."""
+        known = (user_ids != PAD).unsqueeze(-1)
+        return torch.where(known, self.table(self.bucket(user_ids)), self.table.weight.mean(0))
 
 
 class ItemDistanceBias(nn.Module):

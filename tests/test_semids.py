@@ -196,6 +196,14 @@ def test_a_description_without_a_field_is_a_user_error(tmp_path, lost):
         SemanticIdTokenizer.load(tmp_path)
 
 
+def test_a_description_of_another_run_s_table_is_a_user_error(tmp_path):
+    for number in (10, 12):
+        tokenizer(number).save(tmp_path / str(number))
+    (tmp_path / "12" / "tokenizer.json").replace(tmp_path / "10" / "tokenizer.json")
+    with pytest.raises(UserError, match=r"not of one run.*train stage 1 again"):
+        SemanticIdTokenizer.load(tmp_path / "10")
+
+
 def test_other_items_and_another_order_are_refused_in_words():
     made = tokenizer(10)
     made.check_items(keys_of(10))

@@ -227,6 +227,13 @@ def test_users_of_one_bucket_share_a_vector_and_others_do_not():
     assert not torch.equal(one, two)
 
 
+def test_a_user_whom_the_model_does_not_know_is_the_mean_of_all():
+    embedding = HashedUserEmbedding(8, 4)
+    rows = embedding(torch.tensor([5, -1]))
+    torch.testing.assert_close(rows[1], embedding.table.weight.mean(0))
+    assert torch.equal(rows[0], embedding.table(embedding.bucket(torch.tensor(5))))
+
+
 def test_item_distance_bias_is_looked_up_by_signed_distance_as_by_hand():
     module = ItemDistanceBias(num_heads=2, max_distance=2)  # buckets: -2 -1 0 1 2 user
     with torch.no_grad():

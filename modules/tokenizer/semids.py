@@ -140,7 +140,10 @@ class SemanticIdTokenizer(nn.Module):
             if described.pop("format_version", None) != FORMAT_VERSION:
                 raise UserError(f"the tokenizer in {folder} was written by another version of this project: train stage 1 again")
             codebooks = [tensors[f"codebook_{number}"] for number in range(described.pop("num_codebooks"))]
-            return cls(tensors["sem_ids"], codebooks, TokenizerInfo(**described))
+            info = TokenizerInfo(**described)
+            if len(tensors["sem_ids"]) != len(info.item_keys):
+                raise UserError(f"the two files of the tokenizer in {folder} are not of one run: train stage 1 again")
+            return cls(tensors["sem_ids"], codebooks, info)
         except (AttributeError, KeyError, TypeError) as error:
             raise UserError(f"the tokenizer in {folder} lacks a part ({error}): train stage 1 again") from error
 
