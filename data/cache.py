@@ -66,7 +66,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         if error.errno not in UNWRITABLE:
             raise
         raise UserError(
-            f"cannot write {path} ({error.strerror}); free space there or choose a folder that can be written to; the same command then goes on"
+            f"cannot write {path} ({error.strerror}); free space or choose a folder that can be written to; the same command then goes on"
         ) from error
     finally:
         with suppress(OSError):

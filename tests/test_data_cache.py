@@ -57,7 +57,7 @@ def test_a_disk_that_cannot_be_written_is_a_user_error(tmp_path, monkeypatch, nu
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("data.cache.os.fsync", fail)
-    with pytest.raises(UserError, match=r"cannot write .*file\.bin .*free space there or choose a folder"):
+    with pytest.raises(UserError, match=r"cannot write .*file\.bin .*free space or choose a folder"):
         write_whole(tmp_path / "file.bin", b"content")
     assert list(tmp_path.iterdir()) == []
 
