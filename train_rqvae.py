@@ -142,7 +142,7 @@ def train(
         vae_n_layers: levels of residual quantization.
         vae_codebook_mode: gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK.
         vae_distance: what the nearest codeword is: l2 (by squared distance) or cosine (by angle).
-        vae_sim_vq: freeze the codebooks and learn one linear map behind each (SimVQ).
+        vae_sim_vq: freeze the codebooks and learn one linear map behind each (SimVQ); start it with use_kmeans_init.
         vae_codebook_normalize: latents and the first level's codewords have length 1; deeper codewords keep their own.
         vae_n_cat_feats: features at the end of the input that are 0 or 1: not normalised, reconstructed by cross-entropy.
         vae_input_norm: center_unit (subtract the mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none.
