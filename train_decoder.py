@@ -34,7 +34,8 @@ from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.runtime.checkpoint import load_weights, resume_from, save_checkpoint, save_weights
 from modules.runtime.config import run_script
 from modules.runtime.device import Placement, place, set_seed
-from modules.runtime.retriever import WEIGHTS, Retriever, describe_retriever, find_tokenizer
+from modules.runtime.hub import find_snapshot
+from modules.runtime.retriever import WEIGHTS, Retriever, describe_retriever
 from modules.runtime.run import Run, write_text
 from modules.scheduler import SCHEDULES, learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
@@ -207,7 +208,7 @@ def train(
     protocol = Protocol(beam_size, filter_history, top_k_eval_list, eval_batch_size, eval_users, seed)
     check(recipe, protocol)
     placement = place(device, amp, mixed_precision_type)
-    rqvae_run = find_tokenizer(pretrained_rqvae_path, dataset_split)
+    rqvae_run = find_snapshot(pretrained_rqvae_path, dataset_split)
     expected = (vae_input_dim, vae_embed_dim, vae_hidden_dims, vae_codebook_size, vae_n_layers)
     check_rqvae(rqvae_run, dict(zip(("input_dim", "embed_dim", "hidden_dims", "codebook_size", "num_levels"), expected)))
     run = Run(Path(save_dir_root) / dataset_split, settings)
