@@ -2,6 +2,7 @@
 
     python recommend.py out/decoder/quick/ml-100k --history "Toy Story (1995) | Aladdin (1992)" --k 10
     python recommend.py out/decoder/amazon/beauty --history "B004756YJA | B004ZT0SSG"
+    python recommend.py owner/name --history "B004756YJA"                                 # a run that was shared on the hub
 
 The history is oldest first, its items separated by " | ": external ids, titles, or parts of titles that only one item has.
 Prints the k most probable items that are not in the history, with the log-probability of their semantic ID and the ID itself.
@@ -14,18 +15,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from data.schemas import PAD, SeqBatch, UserError
+from modules.runtime.hub import find_snapshot
 from modules.runtime.retriever import Retriever, load_retriever
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and prints the recommendations; exit code 2 with one sentence for a mistake."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run directory of train_decoder.py")
+    parser.add_argument("run", help="run directory of train_decoder.py, or a hub name owner/name")
     parser.add_argument("--history", required=True, help='items, oldest first, separated by " | "')
     parser.add_argument("--k", type=int, default=10, help="how many items (default 10)")
     parser.add_argument("--beam-size", type=int, default=50, help="beams of the search (default 50)")
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.k < 1:
             raise UserError(f"--k is {options.k}; ask for at least 1 item")
-        retriever = load_retriever(options.run)
+        retriever = load_retriever(find_snapshot(options.run))
         names = [name.strip() for name in options.history.split("|") if name.strip()]
         history = [find_item(name, retriever) for name in names]
         print(recommend(retriever, history, options.k, max(options.beam_size, options.k), options.keep_history))

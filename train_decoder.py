@@ -35,9 +35,10 @@ from modules.rqvae import RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, place, set_seed
+from modules.runtime.hub import find_snapshot
 from modules.runtime.judge import Judge, Part, Protocol
 from modules.runtime.ranks import Ranks
-from modules.runtime.retriever import Retriever, describe_retriever, find_tokenizer
+from modules.runtime.retriever import Retriever, describe_retriever
 from modules.runtime.run import Run
 from modules.runtime.spelling import did_you_mean, one_of
 from modules.runtime.trainer import LossShare, Plan, Trainer
@@ -216,7 +217,7 @@ def train(
     )
     protocol = Protocol(beam_size, filter_history, top_k_eval_list, eval_batch_size, eval_users, seed)
     placement = place(device, amp, mixed_precision_type, ranks.device)
-    rqvae_run = find_tokenizer(pretrained_rqvae_path, dataset_split)
+    rqvae_run = find_snapshot(pretrained_rqvae_path, dataset_split)
     check_rqvae(rqvae_run, settings)
     with Run(save_dir_root, dataset_split, settings, ranks) as run:
         if run.finished:

@@ -33,7 +33,7 @@ def codebook_usage(codes: Tensor, sizes: Sequence[int]) -> list[float]:
     Returns:
         L values in 0..1.
     """
-    return [(counts > 0).double().mean().item() for counts in _code_counts(codes, sizes)]
+    return [(counts > 0).double().mean().item() for counts in code_counts(codes, sizes)]
 
 
 def codebook_perplexity(codes: Tensor, sizes: Sequence[int]) -> list[float]:
@@ -46,7 +46,7 @@ def codebook_perplexity(codes: Tensor, sizes: Sequence[int]) -> list[float]:
     Returns:
         L values in 1..K.
     """
-    frequencies = [counts.double() / len(codes) for counts in _code_counts(codes, sizes)]
+    frequencies = [counts.double() / len(codes) for counts in code_counts(codes, sizes)]
     return [torch.special.entr(p).sum().exp().item() for p in frequencies]
 
 
@@ -114,7 +114,7 @@ def _likely_cause(level: int) -> str:
     return "the levels before it learned only the common mean or this codebook started far from its residuals"
 
 
-def _code_counts(codes: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+def code_counts(codes: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """Items per code, one [K] int64 per level."""
     if codes.dim() != 2 or codes.shape[1] != len(sizes) or not len(codes):
         raise ValueError(f"expected codes [I, {len(sizes)}] of at least one item for {len(sizes)} codebooks: got {tuple(codes.shape)}")

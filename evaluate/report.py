@@ -97,7 +97,7 @@ def paired_gain(ours: Evaluation, other: Evaluation, metric: str = "ndcg@10", se
     Raises:
         UserError: different parts, which are never compared, different users, or a metric that the lists cannot answer.
     """
-    _check_one_part([ours, other])
+    check_one_part([ours, other])
     name, _, at = metric.partition("@")
     longest = min(ours.list_length, other.list_length)
     if name not in ("recall", "ndcg", "mrr") or not at.isdecimal() or not 1 <= int(at) <= longest:
@@ -118,7 +118,7 @@ def evaluation_report(evaluations: Sequence[tuple[str, Evaluation]], columns: Se
     Raises:
         UserError: validation and test figures would stand in one table.
     """
-    _check_one_part([evaluation for _, evaluation in evaluations])
+    check_one_part([evaluation for _, evaluation in evaluations])
     first = evaluations[0][1]
     rows = [Row(name, e.metrics, "" if e.filter_history else "items of the history are not barred") for name, e in evaluations]
     columns = columns or list(dict.fromkeys(metric for row in rows for metric in row.metrics))
@@ -139,7 +139,12 @@ def _check_length(ranked: Tensor, needed: int) -> None:
         )
 
 
-def _check_one_part(evaluations: Sequence[Evaluation]) -> None:
+def check_one_part(evaluations: Sequence[Evaluation]) -> None:
+    """Refuses evaluations that must not stand side by side.
+
+    Raises:
+        UserError: they are of different parts or numbers of users, or there are none.
+    """
     if len({(e.part, e.users) for e in evaluations}) != 1:
         seen = ", ".join(f"{e.part} ({e.users:,} users)" for e in evaluations) or "nothing"
         raise UserError(f"only evaluations of the same users and part are compared, never validation with test: got {seen}")

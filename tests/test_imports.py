@@ -12,6 +12,18 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("init", "distributions", "data", "modules", "evaluate")
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 NUMERIC = {"torch", "numpy", "einops"}
+RUNTIME = {
+    "ginfile.py": {"gin"},
+    "gintext.py": {"gin"},
+    "run.py": {"filelock"},
+    "ranks.py": {"accelerate"},
+    "trainer.py": {"tqdm"},
+    "judge.py": {"tqdm"},
+    "tracker.py": {"wandb", "matplotlib"},
+    "hub.py": {"huggingface_hub"},
+    "card.py": {"huggingface_hub"},
+}
+"""What a file of the runtime may import beside numbers and safetensors."""
 
 
 def sources() -> list[Path]:
@@ -82,20 +94,9 @@ def test_modules_import_no_data_but_the_schemas():
         assert {room_of(module) for module in ours(path)} <= {"init", "distributions", "data.schemas", "modules"}, path
 
 
-RUNTIME = {
-    "ginfile.py": {"gin"},
-    "gintext.py": {"gin"},
-    "run.py": {"filelock"},
-    "ranks.py": {"accelerate"},
-    "trainer.py": {"tqdm"},
-    "judge.py": {"tqdm"},
-}
-"""Packages that one file of the runtime brings in and no other."""
-
-
-def test_the_runtime_adds_what_a_run_needs_each_in_one_file():
+def test_the_runtime_adds_the_processed_data_and_one_library_a_task():
     for path in files_of("modules.runtime"):
-        assert outside(path) <= {*NUMERIC, "safetensors"} | RUNTIME.get(path.name, set()), path
+        assert outside(path) <= {*NUMERIC, "safetensors", *RUNTIME.get(path.name, ())}, path
         for module in ours(path):
             allowed = {"init", "distributions", "data.schemas", "modules", "modules.runtime", "evaluate"}
             assert room_of(module) in allowed or module in ("data.processed", "data.cache"), f"{path}: {module}"
@@ -108,6 +109,7 @@ def test_data_imports_data_only():
 
 def test_evaluation_is_handed_tensors():
     for path in files_of("evaluate"):
+        assert outside(path) <= {*NUMERIC, *(["matplotlib"] if path.name == "plots.py" else [])}, path
         assert {room_of(module) for module in ours(path)} <= {"data.schemas", "evaluate"}, path
 
 
@@ -131,5 +133,14 @@ def test_rooms_and_files_import_each_other_in_no_circle():
 def test_the_model_loads_without_data_libraries_trackers_or_gin():
     heavy = ["sentence_transformers", "torch_geometric", "polars", "pandas", "wandb", "matplotlib", "gin"]
     code = f"import sys, modules.model; print([name for name in {heavy} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_tracking_sharing_and_pictures_load_their_libraries_when_used():
+    code = (
+        "import sys, evaluate.plots, modules.runtime.hub, modules.runtime.tracker\n"
+        "print([name for name in ('wandb', 'huggingface_hub', 'matplotlib') if name in sys.modules])"
+    )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

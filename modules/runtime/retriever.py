@@ -62,19 +62,3 @@ def load_retriever(folder: Path, device: torch.device | str = "cpu") -> Retrieve
     model = EncoderDecoderRetrievalModel(config, vocab_sizes)
     load_weights(model, folder / WEIGHTS)
     return Retriever(model.to(device).eval(), tokenizer, titles)
-
-
-def find_tokenizer(path: str, split: str) -> Path:
-    """The run directory of stage 1 that ``path`` means: itself, or its subdirectory named after the split.
-
-    Raises:
-        UserError: neither holds a tokenizer.
-    """
-    candidates = [Path(path), Path(path) / split]
-    for candidate in candidates:
-        if (candidate / "tokenizer.json").exists():
-            return candidate
-    raise UserError(
-        f"no semantic IDs in {' or '.join(map(str, candidates))}: run train_rqvae.py for this dataset and split first, "
-        "or point train.pretrained_rqvae_path at its run directory"
-    )

@@ -1,0 +1,211 @@
+"""Sharing finished runs of either stage: a folder with what another person needs, to the Hugging Face Hub and back.
+
+Nothing is unpickled (weights and tables are safetensors, the rest is text), and nothing asks for a password: a token comes from
+`hf auth login` or HF_TOKEN, or there is none. A path on this machine always wins over a name on the hub.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple, get_type_hints
+
+import torch
+
+from data.cache import write_whole
+from data.schemas import UserError
+from modules.rqvae import RqVae, RqVaeConfig
+from modules.runtime.card import model_card, without_local_paths
+from modules.runtime.checkpoint import WEIGHTS, load_weights
+from modules.runtime.retriever import Retriever, load_retriever
+from modules.runtime.values import coerce
+from modules.tokenizer.semids import SemanticIdTokenizer
+
+BINARY = (WEIGHTS, "tokenizer.safetensors")
+TEXTS = ("config.json", "tokenizer.json", "titles.json", "config.gin", "metrics.json", "environment.json")
+OPTIONAL = ("titles.json",)
+"""Written by stage 2 only."""
+
+
+class TrainedRqVae(NamedTuple):
+    """What a run of stage 1 gives."""
+
+    model: RqVae
+    tokenizer: SemanticIdTokenizer
+
+
+def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:
+    """Copies of a finished run what another person needs, without paths of this machine, and writes the model card README.md.
+
+    Args:
+        run: a run directory of either stage.
+        folder: made if absent; not the run itself.
+        repo: the hub name that the card's commands show; None: a placeholder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the run is not finished, or the folder is the run.
+    """
+    missing = [name for name in (*BINARY, *TEXTS) if name not in OPTIONAL and not (run / name).exists()]
+    if missing:
+        raise UserError(f"{run} is no finished run ({', '.join(missing)} missing); let its training end, then share it")
+    if folder.resolve() == run.resolve():
+        raise UserError(f"{folder} is the run itself; give another folder to copy it to")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in BINARY:
+        shutil.copyfile(run / name, folder / name)
+    for name in TEXTS:
+        if (run / name).exists():
+            text = (run / name).read_text()
+            write_whole(folder / name, without_local_paths(text) if name in ("config.gin", "environment.json") else text)
+    write_whole(folder / "README.md", model_card(run, repo))
+    return folder
+
+
+def from_pretrained(name: str, device: torch.device | str = "cpu") -> TrainedRqVae | Retriever:
+    """A trained run, ready to use: of stage 1 the RQ-VAE and its semantic IDs, of stage 2 the retriever.
+
+    Args:
+        name: a run directory, a folder of ``save_pretrained``, or a hub name ``owner/name``.
+        device: where the weights go.
+
+    Raises:
+        UserError: nothing of that name, or something else than a run.
+    """
+    folder = find_snapshot(name)
+    return load_rqvae(folder, device) if "rqvae" in _described(folder) else load_retriever(folder, device)
+
+
+def load_rqvae(folder: Path, device: torch.device | str = "cpu") -> TrainedRqVae:
+    """Reads a run of stage 1; the codes of its model are those of its tokenizer.
+
+    Raises:
+        UserError: not such a run, or a damaged one.
+    """
+    described = _described(folder).get("rqvae")
+    if not isinstance(described, dict):
+        raise UserError(f"{folder} is not a run of train_rqvae.py; give the directory that it printed as 'run'")
+    model = RqVae(read_rqvae_config(described))
+    load_weights(model, folder / WEIGHTS)
+    return TrainedRqVae(model.to(device).eval(), SemanticIdTokenizer.load(folder).to(device))
+
+
+def read_rqvae_config(described: Mapping[str, object]) -> RqVaeConfig:
+    """The config that config.json describes, Enum and tuples restored; a field that it lacks keeps its default.
+
+    Raises:
+        UserError: a key or a value that this version does not know.
+    """
+    hints = get_type_hints(RqVaeConfig)
+    unknown = described.keys() - {field.name for field in fields(RqVaeConfig)}
+    if unknown:
+        raise UserError(
+            f"config.json has keys that this version does not know: {', '.join(sorted(unknown))}; use the version that wrote it"
+        )
+    try:
+        values = {name: coerce(value, hints[name]) for name, value in described.items()}
+        return RqVaeConfig(**values)  # type: ignore[arg-type]  # coerce gave every field its type
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"config.json cannot be read ({error}); use the version that wrote it") from error
+
+
+def find_snapshot(name: str, split: str | None = None) -> Path:
+    """The directory of a trained run: ``name`` itself, its subdirectory named after the split, or what the hub has under that name.
+
+    Args:
+        name: a run directory, its parent, a folder of ``save_pretrained``, or a hub name ``owner/name``.
+        split: name of the subdirectory; None: only ``name`` itself.
+
+    Raises:
+        UserError: nothing there, and nothing to be had from the hub.
+    """
+    candidates = [Path(name), *([] if split is None else [Path(name) / split])]
+    for candidate in candidates:
+        if (candidate / "tokenizer.json").exists():
+            return candidate
+    if Path(name).exists() or check_repo_name(name) is not None:
+        looked = " or ".join(map(str, candidates))
+        if split is None:
+            raise UserError(
+                f"{looked} is not a run of train_decoder.py or train_rqvae.py; give the directory printed as 'run', or a hub name"
+            )
+        raise UserError(
+            f"no semantic IDs in {looked}: run train_rqvae.py for this dataset and split first, "
+            "or point train.pretrained_rqvae_path at its run directory or at a hub name such as 'owner/name'"
+        )
+    folder = _download(name)
+    if not (folder / "tokenizer.json").exists():
+        raise UserError(
+            f"{name} on the hub is no run of this project (no tokenizer.json); give the name of one that is, or a run directory"
+        )
+    return folder
+
+
+def check_repo_name(name: str | None) -> str | None:
+    """What is wrong with a hub name, as a sentence, or None; asks nobody, so it can be checked before a training."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    rule = "write 'owner/name' with letters, digits, '-', '_' and '.', for example 'my-account/tiger-beauty'"
+    if name is None or name.count("/") != 1 or not all(name.split("/")):
+        return f"{name!r} is not a hub name; {rule}"
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return f"{name!r} is not a hub name; {rule}"
+    return None
+
+
+def push(run: Path, repo: str, private: bool = False) -> str:
+    """Uploads a finished run with its model card; returns the address of the repository, which is made if absent.
+
+    Raises:
+        UserError: an unfinished run, a name that cannot be, no token, or a hub that refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    problem = check_repo_name(repo)
+    if problem:
+        raise UserError(problem)
+    safe = f"the run itself is safe in {run}"
+    if get_token() is None:
+        raise UserError(f"no token for the hub: `hf auth login` or HF_TOKEN gives one with write access; {safe}")
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot = save_pretrained(run, Path(folder), repo)
+        api = HfApi()
+        try:
+            address = api.create_repo(repo, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo, folder_path=snapshot, commit_message=f"Upload {run.name}")
+        except Exception as error:  # refused, unreachable, quota: the client raises errors of several libraries
+            raise UserError(
+                f"the hub did not take {repo} ({_first_line(error)}); check the name, the token and the network; {safe}"
+            ) from error
+    return str(address)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*BINARY, *TEXTS]))
+    except Exception as error:  # unknown, private, offline: the client raises errors of several libraries
+        raise UserError(
+            f"{name} is no directory here and cannot be had from the hub ({_first_line(error)}); correct the name, "
+            "log in with `hf auth login` or HF_TOKEN if it is private, or give a run directory on this machine"
+        ) from error
+
+
+def _described(folder: Path) -> dict[str, object]:
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder} is not a run of train_rqvae.py or train_decoder.py ({error}); give the directory printed as 'run'"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
