@@ -28,6 +28,7 @@ from data.p5 import SPLITS
 from data.processed import DataConfig, RecDataset, SeqData, load_corpus
 from data.schemas import UserError
 from evaluate.metrics import tie_order
+from evaluate.plots import loss_plot, recall_plot
 from evaluate.report import evaluation_report
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.quantize import QuantizeForwardMode
@@ -35,7 +36,7 @@ from modules.rqvae import RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, place, set_seed
-from modules.runtime.hub import find_snapshot
+from modules.runtime.hub import check_repo_name, find_snapshot, push
 from modules.runtime.judge import Judge, Part, Protocol
 from modules.runtime.ranks import Ranks
 from modules.runtime.retriever import Retriever, describe_retriever
@@ -125,6 +126,10 @@ def train(
     save_model_every: Count = 1000,
     keep_checkpoints: Count = 2,
     do_eval: bool = True,
+    wandb_logging: bool = False,
+    wandb_project: Text = "tiger",
+    push_decoder_to_hf: bool = False,
+    decoder_hf_model_name: Text | None = None,
     amp: bool = True,
     mixed_precision_type: Literal["bf16", "fp16", "no"] = "bf16",
     device: Device = "auto",
@@ -137,8 +142,8 @@ def train(
         dataset_folder: where raw files lie or are downloaded to (raw/) and caches are kept (processed/).
         dataset_split: beauty, sports or toys for AMAZON; the files' name for CUSTOM. The run directory is named after it.
         force_dataset_process: read the raw files again although a cache exists.
-        pretrained_rqvae_path: stage 1's run directory, or its save_dir_root, where the directory named after the split is taken.
-        pretrained_decoder_path: run directory of this stage whose weights to start from.
+        pretrained_rqvae_path: stage 1's run directory, its save_dir_root (the directory named after the split is taken) or a hub name.
+        pretrained_decoder_path: run directory of this stage, or hub name, whose weights to start from.
         save_dir_root: the run directory is save_dir_root/dataset_split.
         run_name: its name in save_dir_root instead of the split's.
         resume: go on where this run directory stopped; False starts anew in a directory beside it.
@@ -187,6 +192,10 @@ def train(
         save_model_every: steps between checkpoints; one more is written before every validation by beam search.
         keep_checkpoints: how many stay, the newest ones; the best weights stay besides.
         do_eval: at the end evaluate all users on validation and, once, on test; False keeps the test unread.
+        wandb_logging: show the run's figures on Weights & Biases too; offline where there is no key.
+        wandb_project: its project there.
+        push_decoder_to_hf: upload the finished run to the Hugging Face Hub.
+        decoder_hf_model_name: its name there, owner/name.
         amp: mixed precision where the device is faster with it (a short probe decides on a CPU).
         mixed_precision_type: bf16, fp16 (CUDA only, with loss scaling) or no.
         device: auto, cuda, mps or cpu.
@@ -222,6 +231,8 @@ def train(
     with Run(save_dir_root, dataset_split, settings, ranks) as run:
         if run.finished:
             run.say(f"{(run.folder / REPORT).read_text()}\n{run.folder} is finished; train.resume = False trains anew beside it")
+            if push_decoder_to_hf and ranks.main:
+                run.say(f"pushed   {push(run.folder, str(decoder_hf_model_name))}")
             return
         with ranks.main_first():
             corpus = load_corpus(data_config)
@@ -231,7 +242,7 @@ def train(
         set_seed(seed)
         model = EncoderDecoderRetrievalModel(model_config, tokenizer.vocab_sizes).to(placement.device)
         if pretrained_decoder_path is not None:
-            load_weights(model, Path(pretrained_decoder_path) / WEIGHTS)
+            load_weights(model, find_snapshot(pretrained_decoder_path, dataset_split) / WEIGHTS)
         if ranks.main:
             describe_retriever(run.folder, model_config, tokenizer, corpus.titles)
 
@@ -248,10 +259,13 @@ def train(
         retriever = Retriever(model, tokenizer, corpus.titles)
         order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(placement.device)
         judge = Judge(retriever, data, order, protocol, placement, ranks)
+        run.track(wandb_logging, wandb_project)
         seconds = fit(retriever, data, judge, recipe, placement, ranks, run)
         ranks.wait()
         load_weights(model, run.folder / WEIGHTS)
         report(judge, corpus, run, seconds, do_eval)
+        if push_decoder_to_hf and ranks.main:
+            run.say(f"pushed   {push(run.folder, str(decoder_hf_model_name))}")
         run.say(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
 
 
@@ -274,6 +288,8 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
             f"train.beam_size = {beams} cannot fill recall@{max(cutoffs)} of train.top_k_eval_list; raise it to at least that or drop the "
             "cut-off"
         )
+    if settings["push_decoder_to_hf"] and (problem := check_repo_name(settings["decoder_hf_model_name"])):
+        yield f"train.decoder_hf_model_name: {problem}"
     try:
         shape(settings)
     except UserError as error:
@@ -409,11 +425,18 @@ def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool
             rows.append((f"TIGER, history {'not ' if barred else ''}barred", judge.model(part, not barred, progress=True)))
         if judge.ranks.main:
             rows += judge.baselines(part, barred)
+            run.picture(f"recall_{part}", recall_plot(rows))
+            names = list(rows[0][1].metrics)
+            run.tracker.table(part, ["model", *names], [[name, *(row.metrics.get(metric) for metric in names)] for name, row in rows])
         text.append(evaluation_report(rows))
         metrics[part] = {name: evaluation.to_json() for name, evaluation in rows}
-    text.append(judge.samples().table(corpus.titles))
+    samples = judge.samples()
+    text.append(samples.table(corpus.titles))
     run_text = "\n\n".join(text)
     run.write(REPORT, run_text + "\n")
+    if judge.ranks.main:
+        run.picture("training", loss_plot(run.lines()))
+        run.tracker.table("samples", ["history", "held out", "recommended"], samples.rows(corpus.titles))
     run.finish(metrics)
     run.say(f"\n{run_text}\n\ntraining {seconds:.0f} s\nsaved    {run.folder}")
 

@@ -18,7 +18,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,12 +28,14 @@ from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_i
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health, collapse_warnings
+from evaluate.plots import codebook_plot, loss_plot
 from init.kmeans import Shard
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, place, set_seed
+from modules.runtime.hub import check_repo_name, find_snapshot, push
 from modules.runtime.ranks import Ranks
 from modules.runtime.run import Run
 from modules.runtime.spelling import did_you_mean, one_of
@@ -106,6 +107,10 @@ def train(
     save_model_every: Count = 1000,
     keep_checkpoints: Count = 2,
     allow_collapse: bool = False,
+    wandb_logging: bool = False,
+    wandb_project: Text = "tiger",
+    push_vae_to_hf: bool = False,
+    vae_hf_model_name: Text | None = None,
     amp: bool = True,
     mixed_precision_type: Literal["bf16", "fp16", "no"] = "bf16",
     device: Device = "auto",
@@ -121,7 +126,7 @@ def train(
         item_embeddings: .npy file [items, width], float16 or float32, row i = item i; replaces the text encoder.
         text_model: sentence-transformers model, a hub name or a local directory.
         save_dir_root: the run directory is save_dir_root/dataset_split.
-        pretrained_rqvae_path: run directory whose weights to start from, k-means included.
+        pretrained_rqvae_path: run directory, or hub name, whose weights to start from, k-means included.
         run_name: the run directory's name in save_dir_root instead of the split's.
         resume: go on where this run directory stopped; False starts anew in a directory beside it.
         iterations: training steps.
@@ -155,6 +160,10 @@ def train(
         save_model_every: steps between checkpoints.
         keep_checkpoints: how many stay, the newest ones.
         allow_collapse: end without an error although a level uses less than 5 % of its codes.
+        wandb_logging: show the run's figures on Weights & Biases too; offline where there is no key.
+        wandb_project: its project there.
+        push_vae_to_hf: upload the finished run to the Hugging Face Hub.
+        vae_hf_model_name: its name there, owner/name.
         amp: mixed precision where the device is faster with it (a short probe decides on a CPU).
         mixed_precision_type: bf16, fp16 (CUDA only, with loss scaling) or no.
         device: auto, cuda, mps or cpu.
@@ -188,6 +197,8 @@ def train(
         if run.finished:
             finished = (run.folder / "metrics.json").read_text()
             run.say(f"{run.folder} is finished: {finished}\ntrain.resume = False trains anew beside it")
+            if push_vae_to_hf and ranks.main:
+                run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             return
         with ranks.main_first():
             corpus = load_corpus(data_config)
@@ -201,7 +212,7 @@ def train(
         model.fit_normalizer(training)
         training = where_it_fits(training, placement.device)
         if pretrained_rqvae_path is not None:
-            load_weights(model, Path(pretrained_rqvae_path) / WEIGHTS)
+            load_weights(model, find_snapshot(pretrained_rqvae_path, dataset_split) / WEIGHTS)
 
         parameters, step_size = sum(p.numel() for p in model.parameters()), recipe.batch_size * recipe.accumulate
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
@@ -211,9 +222,12 @@ def train(
         run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {vae_codebook_mode.name}")
         run.say(f"run      {run.describe()}")
 
+        run.track(wandb_logging, wandb_project)
         seconds = fit(model, training, recipe, placement, ranks, run)
         if ranks.main:
             finish(model, items, held_out, run, seconds, seed, allow_collapse)
+            if push_vae_to_hf:
+                run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
 
 
@@ -253,6 +267,8 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
     start, end = settings["gumbel_temperature_start"], settings["gumbel_temperature_end"]
     if start < end:
         yield f"train.gumbel_temperature_end = {end} is above train.gumbel_temperature_start = {start}; temperatures fall: exchange them"
+    if settings["push_vae_to_hf"] and (problem := check_repo_name(settings["vae_hf_model_name"])):
+        yield f"train.vae_hf_model_name: {problem}"
     try:
         shape(settings)
     except UserError as error:
@@ -435,6 +451,8 @@ def finish(
     }
     save_weights(model, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
+    run.picture("codes", codebook_plot(tokenizer.sem_ids[:, : tokenizer.num_levels].cpu(), tokenizer.info.codebook_sizes))
+    run.picture("training", loss_plot(run.lines()))
     run.finish(metrics)
     print(f"\ncodes    {describe(health)}, largest group {health.largest_group}; reconstruction {reconstruction:.4f}; {seconds:.0f} s")
     print(f"saved    {run.folder}")

@@ -4,9 +4,8 @@ matplotlib is imported where a picture is drawn, and drawn on Figure objects: no
 told apart by colour-blind readers too. Shape letters: I items, L levels, K codebook size, U users, k length of a ranked list.
 """
 
-import os
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -137,11 +136,11 @@ def loss_plot(lines: Sequence[Mapping[str, object]]) -> "Figure":
     return figure
 
 
-def save_plot(figure: "Figure", path: Path) -> None:
-    """Writes a picture, in the format of the path's suffix, under a temporary name and renames it."""
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=150)
-    os.replace(temporary, path)
+def png(figure: "Figure") -> bytes:
+    """A picture as a file's content."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue()
 
 
 def _panels(count: int, width: float = 5.0, height: float = 3.6) -> tuple["Figure", list["Axes"]]:

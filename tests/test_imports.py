@@ -15,7 +15,7 @@ NUMERIC = {"torch", "numpy", "einops"}
 RUNTIME = {
     "ginfile.py": {"gin"},
     "gintext.py": {"gin"},
-    "run.py": {"filelock"},
+    "run.py": {"filelock", "matplotlib"},
     "ranks.py": {"accelerate"},
     "trainer.py": {"tqdm"},
     "judge.py": {"tqdm"},

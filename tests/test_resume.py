@@ -133,6 +133,22 @@ def test_a_run_directory_s_own_config_goes_on_with_the_run(stage: str, trained: 
 
 
 @pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_an_interrupted_run_is_one_tracked_run(stage: str, trained: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    pytest.importorskip("wandb", reason="wandb is optional")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracked = [f"save_dir_root={tmp_path}", "wandb_logging=True"]
+    with monkeypatch.context() as patch:
+        interrupt_at(150, signal.SIGINT, patch)
+        RUN[stage](trained, *tracked, code=130)
+    kept = json.loads((tmp_path / "beauty" / "tracker.json").read_text())["run_id"]
+    RUN[stage](trained, *tracked)
+    runs = [path.name.rpartition("-")[2] for path in (tmp_path / "beauty" / "wandb").glob("offline-run-*")]
+    assert set(runs) == {kept}
+    assert capsys.readouterr().out.count("W&B offline") == 2
+    same_run(trained / stage / "beauty", tmp_path / "beauty")
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
 def test_a_second_run_in_the_same_directory_is_refused_while_the_first_trains(
     stage: str, trained: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import recommend
 import train_decoder
+import train_rqvae
 from modules.runtime.config import ROOT
 from modules.runtime.retriever import load_retriever
 from tests.runs import ITEMS, USERS, run_decoder, run_rqvae
@@ -203,6 +204,30 @@ def test_recommend_answers_mistakes_in_one_sentence(trained: Path, history: str,
 def test_recommend_refuses_a_directory_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recommend.main([str(tmp_path), "--history", "x"]) == 2
     assert "not a run of train_decoder.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stage", "flag", "name"), [("rqvae", "push_vae_to_hf", "vae_hf_model_name"),
+                                                   ("decoder", "push_decoder_to_hf", "decoder_hf_model_name")])  # fmt: skip
+def test_a_finished_run_is_pushed_where_asked_and_a_name_that_cannot_be_is_refused_before_training(
+    stage: str, flag: str, name: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, run = {"rqvae": (train_rqvae, run_rqvae), "decoder": (train_decoder, run_decoder)}[stage]
+    pushed: list[tuple[Path, str]] = []
+    monkeypatch.setattr(script, "push", lambda *given: pushed.append(given) or "https://hub/me/tiger")
+    run(trained, f"{flag}=True", f"{name}=nobody", f"save_dir_root={tmp_path}", code=2)
+    assert not list(tmp_path.iterdir())
+    assert "owner/name" in capsys.readouterr().err
+    run(trained, f"{flag}=True", f"{name}=me/tiger")
+    assert pushed == [(trained / stage / "beauty", "me/tiger")]
+    assert "https://hub/me/tiger" in capsys.readouterr().out
+
+
+def test_the_pictures_of_a_run_are_there(trained: Path) -> None:
+    for stage, names in (
+        ("rqvae", {"codes.png", "training.png"}),
+        ("decoder", {"recall_validation.png", "recall_test.png", "training.png"}),
+    ):
+        assert {path.name for path in (trained / stage / "beauty").glob("*.png")} == names
 
 
 @pytest.mark.parametrize("script", ["train_rqvae.py", "train_decoder.py"])

@@ -160,6 +160,11 @@ class Samples(NamedTuple):
         histories = [[titles[item] for item in history] for history in self.histories]
         return sample_table(histories, [titles[item] for item in self.targets], recommended, ranks, top=self.ranked.shape[1])
 
+    def rows(self, titles: list[str]) -> list[list[str]]:
+        """History, held-out item and recommendations of each user, titles joined by " | "."""
+        columns = zip(self.histories, ([target] for target in self.targets), self.ranked.tolist())
+        return [[" | ".join(titles[item] for item in items if item != PAD) for items in row] for row in columns]
+
 
 def pad_to(lists: Tensor, width: int) -> Tensor:
     """The first ``width`` columns [B, width], PAD where ``lists`` [B, W] is narrower."""

@@ -12,15 +12,23 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock, Timeout
 
 from data.cache import write_whole
 from data.schemas import UserError
+from evaluate.plots import png
 from modules.runtime.checkpoint import checkpoints
 from modules.runtime.config import ROOT, config_text
 from modules.runtime.ranks import Ranks
+from modules.runtime.tracker import Tracker, start_tracker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOG = "log.jsonl"
 
 NOT_COMPARED = {
     "resume",
@@ -32,6 +40,10 @@ NOT_COMPARED = {
     "allow_collapse",
     "wandb_logging",
     "wandb_project",
+    "push_vae_to_hf",
+    "vae_hf_model_name",
+    "push_decoder_to_hf",
+    "decoder_hf_model_name",
 }
 """Parameters that may differ between a run and its continuation."""
 
@@ -59,6 +71,7 @@ class Run:
         self.settings = dict(resolved) | {"resume": True, "run_name": self.folder.name if self.folder.name != name else None}
         self.finished = self.ranks.from_main((self.folder / "metrics.json").exists())  # its last file
         self._lock: FileLock | None = None
+        self.tracker = Tracker()
         if self.ranks.main:
             self._open()
         self.ranks.wait()
@@ -107,24 +120,46 @@ class Run:
     def log(self, **figures: object) -> None:
         """Appends a line to log.jsonl."""
         if self.ranks.main:
-            with open(self.folder / "log.jsonl", "a") as file:
+            with open(self.folder / LOG, "a") as file:
                 file.write(json.dumps(figures) + "\n")
+            self.tracker.log(int(str(figures["step"])), {name: value for name, value in figures.items() if name != "step"})
+
+    def lines(self) -> list[dict[str, object]]:
+        """The lines of log.jsonl."""
+        path = self.folder / LOG
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def cut_log(self, step: int) -> None:
         """Drops the lines from ``step`` on when a run goes on from that checkpoint, so that no step stands there twice."""
-        path = self.folder / "log.jsonl"
+        path = self.folder / LOG
         if self.ranks.main and path.exists():
             whole = [line for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
             write_whole(path, "".join(line + "\n" for line in whole if json.loads(line).get("step", 0) < step))
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Writes a file of the run, whole or not at all."""
         if self.ranks.main:
-            write_whole(self.folder / name, text)
+            write_whole(self.folder / name, content)
+
+    def picture(self, name: str, figure: "Figure") -> None:
+        """Writes a picture into the run, and shows it where the run is tracked."""
+        self.write(f"{name}.png", png(figure))
+        self.tracker.figure(name, self.folder / f"{name}.png")
+
+    def track(self, enabled: bool, project: str) -> None:
+        """Starts tracking, or goes on with it: the tracked run's id is kept in the directory."""
+        if not (enabled and self.ranks.main):
+            return
+        kept = self.folder / "tracker.json"
+        run_id = json.loads(kept.read_text())["run_id"] if kept.exists() else None
+        name = f"{self.folder.parent.name}/{self.folder.name}"
+        self.tracker = start_tracker(True, self.folder, config_text(self.settings), self.settings, name, project, run_id)
+        write_whole(kept, json.dumps({"run_id": self.tracker.run_id}))
 
     def finish(self, metrics: Mapping[str, object]) -> None:
         """Writes metrics.json, which marks the run as finished, and lets go of the directory."""
         self.write("metrics.json", json.dumps(metrics, indent=1))
+        self.tracker.finish(metrics)
         self.close()
 
     def close(self) -> None:
