@@ -45,11 +45,11 @@ class FakeRun:
 class FakeWandb:
     """Records what is asked of it; ``refuse`` makes every start that is not offline fail."""
 
-    def __init__(self, mode: str = "online", key: str | None = "k" * 40, refuse: bool = False, late_fields: bool = True) -> None:
+    def __init__(self, mode: str = "online", key: str | None = "k" * 40, refuse: bool = False, version: str = "0.31.0") -> None:
         self.configured = SimpleNamespace(mode=mode, api_key=key, base_url="https://api.example.org")
         self.refuse, self.run, self.starts, self.torn_down = refuse, FakeRun(), [], 0
-        fields = {"console", "quiet", "silent", "init_timeout", *(["finish_timeout", "finish_timeout_raises"] if late_fields else [])}
-        self.Settings = type("Settings", (), {"model_fields": fields, "base_url": "https://api.public.example"})
+        self.__version__ = version
+        self.Settings = type("Settings", (), {"base_url": "https://api.public.example"})
 
     def setup(self) -> SimpleNamespace:
         return SimpleNamespace(settings=self.configured)
@@ -127,10 +127,16 @@ def test_a_start_hands_over_the_config_the_id_and_the_folder(monkeypatch: pytest
     assert capsys.readouterr().out == "tracking W&B https://wandb.invalid/run-7\n"
 
 
-def test_an_older_wandb_is_not_asked_for_settings_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb = FakeWandb(late_fields=False)
-    start(monkeypatch, wandb)
-    assert set(wandb.starts[0]["settings"]) <= wandb.Settings.model_fields
+@pytest.mark.parametrize(
+    ("version", "works"), [("0.28.1", False), ("0.9.12", False), ("0.28.2", True), ("0.31.0", True), ("1.0.0rc1", True)]
+)
+def test_a_wandb_that_would_wait_for_ever_is_refused(version: str, works: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = FakeWandb(version=version)
+    if works:
+        assert start(monkeypatch, wandb).run_id == "run-7"
+    else:
+        with pytest.raises(UserError, match=rf"newer wandb than {version}.*pip install"):
+            start(monkeypatch, wandb)
 
 
 def test_the_step_travels_as_a_figure_so_that_a_resumed_run_may_log_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +241,8 @@ def test_the_real_wandb_keeps_one_id_over_a_resume_and_asks_nothing(tmp_path: Pa
     first, second = json.loads(done.stdout.splitlines()[-1])
     assert first == second
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert {folder.name.rpartition("-")[2] for folder in folders} == {first}
+    assert len(folders) == 2
+    assert all(first in folder.name for folder in folders)  # two starts within a second get a suffix
     written = [record for folder in folders for record in records(next(folder.glob("*.wandb")))]
     assert {record.run.run_id for record in written if record.HasField("run")} == {first}
     logged = [{"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item} for record in written]

@@ -6,6 +6,7 @@ from where `wandb sync` uploads. wandb is imported only where tracking is on.
 
 import netrc
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -18,6 +19,9 @@ from data.schemas import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+OLDEST = "0.28.2"
+"""Earlier releases of wandb wait for an unreachable server whatever timeout they are given."""
 
 INIT_SECONDS = 30.0
 """How long a start may wait for the server."""
@@ -134,14 +138,17 @@ def start_tracker(
         run_id: of the run to go on with, from ``Tracker.run_id``; None starts a new one.
 
     Raises:
-        UserError: wandb is not installed.
+        UserError: wandb is not installed, or too old.
     """
     if not enabled:
         return Tracker(run_id)
+    cure = f'pip install "wandb>={OLDEST}", or set train.wandb_logging = False'
     try:
         import wandb
     except ImportError as error:
-        raise UserError('train.wandb_logging needs wandb: pip install "wandb>=0.19", or set train.wandb_logging = False') from error
+        raise UserError(f"train.wandb_logging needs wandb ({error}): {cure}") from error
+    if _numbers(wandb.__version__) < _numbers(OLDEST):
+        raise UserError(f"train.wandb_logging needs a newer wandb than {wandb.__version__}: {cure}")
 
     configured = wandb.setup().settings
     if configured.mode == "disabled":  # WANDB_MODE or `wandb disabled`
@@ -152,9 +159,6 @@ def start_tracker(
         offline, reason = True, "no key in WANDB_API_KEY, netrc or wandb's settings"
 
     def init(mode: Literal["offline"] | None) -> WandbRun:
-        wanted = {"console": "off", "quiet": True, "silent": True, "init_timeout": INIT_SECONDS}
-        if "finish_timeout" in wandb.Settings.model_fields:  # older releases wait for the upload as long as it takes
-            wanted |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
         return wandb.init(
             project=project,
             name=name,
@@ -163,7 +167,14 @@ def start_tracker(
             dir=str(folder),
             config={**{key: _plain(value) for key, value in settings.items()}, "gin": settings_text},
             mode=mode,
-            settings=wanted,
+            settings={
+                "console": "off",
+                "quiet": True,
+                "silent": True,
+                "init_timeout": INIT_SECONDS,
+                "finish_timeout": FINISH_SECONDS,
+                "finish_timeout_raises": True,
+            },
         )
 
     if not offline:
@@ -209,6 +220,10 @@ def _has_key(wandb: ModuleType) -> bool:
         return path is not None and any(host in netrc.netrc(path).hosts for host in hosts)
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def _plain(value: object) -> object:
