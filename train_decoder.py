@@ -244,7 +244,7 @@ def train(
         if pretrained_decoder_path is not None:
             load_weights(model, find_snapshot(pretrained_decoder_path, dataset_split) / WEIGHTS)
         if ranks.main:
-            describe_retriever(run.folder, model_config, tokenizer, corpus.titles)
+            describe_retriever(run.folder, model_config, tokenizer, corpus.titles, run.begun)
 
         parameters = sum(p.numel() for p in model.parameters())
         targets, epoch = recipe.batch_size * recipe.accumulate, data.steps_per_epoch(recipe.batch_size) / recipe.accumulate

@@ -307,7 +307,7 @@ def describe_rqvae(run: Run, config: RqVaeConfig, items: ItemData) -> None:
         UserError: the directory was trained on other embeddings, as when the file of the same name was changed since.
     """
     path = run.folder / "config.json"
-    if path.exists() and json.loads(path.read_text()).get("embeddings_hash", items.embeddings_hash) != items.embeddings_hash:
+    if run.begun and path.exists() and json.loads(path.read_text()).get("embeddings_hash", items.embeddings_hash) != items.embeddings_hash:
         raise UserError(
             f"the run in {run.folder} was begun on other item embeddings than there are now; "
             "set train.resume = False or another train.save_dir_root to train on the new ones"

@@ -36,13 +36,20 @@ def test_a_trailing_slash_of_the_root_changes_nothing(tmp_path):
 
 
 def test_another_config_is_refused_by_the_parameters_that_differ(tmp_path):
-    make(tmp_path).close()
+    with make(tmp_path) as run:
+        run.log(step=1)
     before = (tmp_path / "run" / "config.gin").read_text()
     with pytest.raises(UserError) as error:
         make(tmp_path, iterations=6)
     assert "iterations was 5 and is now 6" in str(error.value)
     assert "seed" not in str(error.value)
     assert (tmp_path / "run" / "config.gin").read_text() == before
+
+
+def test_a_start_that_failed_before_it_trained_holds_the_directory_for_no_config(tmp_path):
+    make(tmp_path).close()
+    with make(tmp_path, iterations=6) as run:
+        assert "train.iterations = 6" in (run.folder / "config.gin").read_text()
 
 
 def test_without_resume_a_run_gets_a_directory_beside_the_old_one(tmp_path):

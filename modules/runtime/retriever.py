@@ -30,13 +30,13 @@ class Retriever(NamedTuple):
         return self.model.generate_next_sem_id(tokenized, self.tokenizer.trie, beam_size, seen, self.tokenizer.num_levels)
 
 
-def describe_retriever(folder: Path, config: DecoderConfig, tokenizer: SemanticIdTokenizer, titles: Sequence[str]) -> None:
-    """Writes all of a run but its weights: shape, tokenizer and titles.
+def describe_retriever(folder: Path, config: DecoderConfig, tokenizer: SemanticIdTokenizer, titles: Sequence[str], begun: bool) -> None:
+    """Writes all of a run but its weights: shape, tokenizer and titles. ``begun``: it has trained already.
 
     Raises:
         UserError: the directory's weights were trained on other semantic IDs, as when stage 1 was trained again since.
     """
-    if (folder / "tokenizer.json").exists() and not torch.equal(SemanticIdTokenizer.load(folder).sem_ids, tokenizer.sem_ids.cpu()):
+    if begun and not torch.equal(SemanticIdTokenizer.load(folder).sem_ids, tokenizer.sem_ids.cpu()):
         raise UserError(
             f"the run in {folder} was trained on other semantic IDs than stage 1 has now; "
             "set train.resume = False or another train.save_dir_root to train on the new ones"

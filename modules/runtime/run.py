@@ -80,7 +80,7 @@ class Run:
         config, text = self.folder / "config.gin", config_text(self.settings)
         if config.exists():
             differing = _differing(config.read_text(), text)
-            if differing:
+            if differing and self.begun:
                 raise UserError(
                     f"{self.folder} holds a run with another config: {'; '.join(differing)}; "
                     "give this one another train.save_dir_root, or train.resume = False for a directory beside it"
@@ -103,8 +103,15 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         self.close()
+        if kind is None:
+            self.ranks.close()
+
+    @property
+    def begun(self) -> bool:
+        """Is there anything to lose: a line of the log, a checkpoint or results? A start that failed before leaves none."""
+        return self.finished or (self.folder / LOG).exists() or bool(checkpoints(self.folder))
 
     def say(self, text: str) -> None:
         """Prints a line, once."""
