@@ -1,10 +1,14 @@
 """Small runs of both scripts on planted data: what the end-to-end tests share."""
 
 import json
+import os
 from pathlib import Path
+
+import pytest
 
 import train_decoder
 import train_rqvae
+from modules.runtime import trainer
 from modules.runtime.config import run_script
 from tests.synthetic import write_embeddings, write_p5
 
@@ -51,6 +55,21 @@ def run_rqvae(folder: Path, *overrides: str, code: int = 0) -> None:
 def run_decoder(folder: Path, *overrides: str, code: int = 0) -> None:
     given = [f"dataset_folder={folder}", f"pretrained_rqvae_path={folder}/rqvae", f"save_dir_root={folder}/decoder", *DECODER, *overrides]
     assert run_script(train_decoder.train, "", ["configs/decoder_amazon.gin", *given]) == code
+
+
+RUN = {"rqvae": run_rqvae, "decoder": run_decoder}
+
+
+def interrupt_at(step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process a signal in the middle of an update."""
+    seed_step = trainer.seed_step
+
+    def seed_and_signal(seed: int, current: int, rank: int) -> None:
+        seed_step(seed, current, rank)
+        if current == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(trainer, "seed_step", seed_and_signal)
 
 
 def write_data(folder: Path) -> None:

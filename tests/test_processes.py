@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,25 +10,22 @@ from pathlib import Path
 import pytest
 
 from modules.runtime.config import ROOT
-from tests.runs import DECODER, RQVAE, USERS, losses
+from tests.runs import DECODER, RQVAE, RUN, USERS, interrupt_at, losses
 
 SHORT = {
     "rqvae": [*RQVAE, "iterations=120", "save_model_every=40", "log_every=1", "eval_every=40"],
     "decoder": [*DECODER, "iterations=60", "save_model_every=20", "full_eval_every=30", "partial_eval_every=20", "dropout_p=0.0"],
 }
 LAUNCHERS = {
-    None: [],
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
                    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
 }  # fmt: skip
 
 
-def launch(
-    stage: str, data: Path, root: Path, launcher: str | None, *overrides: str, stop_at: int | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Starts a script, or ends it by SIGTERM in the update ``stop_at``."""
-    given = [f"dataset_folder={data}", f"save_dir_root={root}", *SHORT[stage], *overrides]
+def launch(stage: str, data: Path, root: Path, launcher: str, stop_at: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Starts two processes of a script, or ends them by SIGTERM in the update ``stop_at``."""
+    given = [f"dataset_folder={data}", f"save_dir_root={root}", *SHORT[stage]]
     given += [f"item_embeddings={data}/items.npy"] if stage == "rqvae" else [f"pretrained_rqvae_path={data}/rqvae"]
     script = [f"train_{stage}.py"] if stop_at is None else ["tests/stop_at.py", str(stop_at), stage]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
@@ -41,8 +39,7 @@ def single(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     folders = {}
     for stage in SHORT:
         folders[stage] = tmp_path_factory.mktemp(stage)
-        done = launch(stage, trained, folders[stage], None)
-        assert done.returncode == 0, done.stderr
+        RUN[stage](trained, f"save_dir_root={folders[stage]}", *SHORT[stage])
     return folders
 
 
@@ -73,20 +70,13 @@ def test_two_processes_give_the_losses_and_metrics_of_one(stage: str, launcher: 
 
 
 @pytest.mark.parametrize("stage", ["rqvae", "decoder"])
-def test_a_run_goes_on_from_one_process_to_two_and_back(stage: str, trained: Path, single, tmp_path: Path) -> None:
-    done = launch(stage, trained, tmp_path, None, stop_at=20)
-    assert "stopped, saved at step 21" in done.stderr
+def test_a_run_goes_on_from_one_process_to_two_and_back(stage: str, trained: Path, single, tmp_path: Path, capsys) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(20, signal.SIGTERM, patch)
+        RUN[stage](trained, f"save_dir_root={tmp_path}", *SHORT[stage], code=128 + signal.SIGTERM)
     done = launch(stage, trained, tmp_path, "torchrun", stop_at=40)
     assert "resumed  from step 21" in done.stdout
     assert "stopped, saved at step 41" in done.stderr
-    done = launch(stage, trained, tmp_path, None)
-    assert "resumed  from step 41" in done.stdout
-    assert done.returncode == 0, done.stderr
+    RUN[stage](trained, f"save_dir_root={tmp_path}", *SHORT[stage])
+    assert "resumed  from step 41" in capsys.readouterr().out
     compare(stage, single[stage], tmp_path)
-
-
-def test_batches_of_another_size_do_not_go_on_with_a_run(trained: Path, tmp_path: Path) -> None:
-    assert "stopped" in launch("rqvae", trained, tmp_path, None, "split_batches=False", stop_at=5).stderr
-    done = launch("rqvae", trained, tmp_path, "torchrun", "split_batches=False")
-    assert done.returncode != 0
-    assert "was trained with batches of 64 over all processes, which would now be 128" in done.stderr
