@@ -133,7 +133,7 @@ def main() -> None:
     for trial in range(trials):
         folder = root / f"trial{trial}"
         by_time = trial % 4 == 3
-        moment = {"after": rng.uniform(0.02, seconds)} if by_time else {"at_event": rng.randint(1, total)}
+        moment = {"after": rng.uniform(0.02, 0.7 * seconds)} if by_time else {"at_event": rng.randint(1, total)}
         first = fork(stage, folder, rqvae, **moment)[0]
         left = begun(folder)
         second = fork(stage, folder, rqvae)[0]
