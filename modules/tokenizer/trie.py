@@ -49,15 +49,19 @@ class PrefixTrie(nn.Module):
         for level, size in enumerate(self.vocab_sizes):
             nodes, node_of_item = torch.unique(node_of_item * size + sem_ids[:, level], return_inverse=True)
             offsets = _offsets(nodes // size, num_nodes)
-            self.register_buffer(f"codes_{level}", (nodes % size).int(), persistent=False)
+            codes = (nodes % size).to(torch.int16 if size <= torch.iinfo(torch.int16).max else torch.int32)
+            self.register_buffer(f"codes_{level}", codes, persistent=False)
             self.register_buffer(f"offsets_{level}", offsets, persistent=False)
             widest.append(int(offsets.diff().max()))
             num_nodes = len(nodes)
         by_order = torch.arange(self.num_items, device=sem_ids.device) if item_order is None else item_order.argsort()
         items = by_order[node_of_item[by_order].argsort(stable=True)]
+        self.one_item_a_leaf = num_nodes == self.num_items
+        """As with a collision code: a leaf's number is then its item's position, and no offsets are kept for it."""
         offsets = _offsets(node_of_item[items], num_nodes)
-        self.register_buffer(f"offsets_{self.depth}", offsets, persistent=False)
         widest.append(int(offsets.diff().max()))
+        if not self.one_item_a_leaf:
+            self.register_buffer(f"offsets_{self.depth}", offsets, persistent=False)
         position = torch.empty_like(items)
         position[items] = torch.arange(self.num_items, device=items.device)
         self.register_buffer("items", items.int(), persistent=False)
@@ -70,10 +74,16 @@ class PrefixTrie(nn.Module):
 
     def num_nodes(self, depth: int) -> int:
         """Distinct code tuples of length ``depth``."""
-        return len(self._offsets(depth)) - 1
+        return self.num_items if self._is_open(depth) else len(self._offsets(depth)) - 1
+
+    def _is_open(self, depth: int) -> bool:
+        """Are the nodes of this depth leaves that hold one item each?"""
+        return depth == self.depth and self.one_item_a_leaf
 
     def children_of(self, depth: int, node: Tensor) -> Children:
         """Children at ``depth + 1`` of the nodes at ``depth``; at depth C: positions in ``items``."""
+        if self._is_open(depth):
+            return Children(node, torch.ones_like(node))
         offsets = self._offsets(depth)
         first = offsets[node].long()
         return Children(first, offsets[node + 1].long() - first)
@@ -84,14 +94,17 @@ class PrefixTrie(nn.Module):
 
     def parent(self, depth: int, node: Tensor) -> Tensor:
         """Nodes at ``depth - 1`` above the nodes at ``depth`` >= 1; at depth C + 1 a node is a position in ``items``."""
+        if self._is_open(depth - 1):
+            return node
         return torch.searchsorted(self._offsets(depth - 1), node.int(), right=True) - 1
 
     def item_range(self, depth: int, node: Tensor) -> tuple[Tensor, Tensor]:
         """First position in ``items`` below each node at ``depth``, and the position after the last."""
         start, end = node, node + 1
         for below in range(depth, self.depth + 1):
-            offsets = self._offsets(below)
-            start, end = offsets[start].long(), offsets[end].long()
+            if not self._is_open(below):
+                offsets = self._offsets(below)
+                start, end = offsets[start].long(), offsets[end].long()
         return start, end
 
     def find(self, prefix: Tensor) -> Tensor:
