@@ -29,7 +29,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/python train_rqvae.py configs/rqvae_quick.gin && $(BIN)/python train_decoder.py configs/decoder_quick.gin
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

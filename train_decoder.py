@@ -13,10 +13,10 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spins slows every busy process beside it on a CPU
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -35,15 +35,15 @@ from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
-from modules.runtime.device import Placement, place, set_seed
-from modules.runtime.hub import check_repo_name, find_snapshot, push
+from modules.runtime.device import Placement, memory_advice, place, set_seed
+from modules.runtime.hub import check_push, find_snapshot, push, read_config
 from modules.runtime.judge import Judge, Part, Protocol
 from modules.runtime.ranks import Ranks
 from modules.runtime.retriever import Retriever, describe_retriever
 from modules.runtime.run import Run
 from modules.runtime.spelling import did_you_mean, one_of
 from modules.runtime.trainer import LossShare, Plan, Trainer
-from modules.runtime.values import Count, Device, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
+from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -80,7 +80,7 @@ def train(
     pretrained_rqvae_path: RunPath = "out/rqvae/amazon",
     pretrained_decoder_path: RunPath | None = None,
     save_dir_root: Text = "out/decoder/amazon",
-    run_name: Text | None = None,
+    run_name: FolderName | None = None,
     resume: bool = True,
     iterations: Count = 7500,
     batch_size: Count = 128,
@@ -189,7 +189,7 @@ def train(
         full_eval_every: steps between validations by beam search, which select the checkpoint.
         patience: stop after so many of them without a better ndcg@10; 0 never stops.
         log_every: steps between lines of log.jsonl.
-        save_model_every: steps between checkpoints; one more is written before every validation by beam search.
+        save_model_every: steps between checkpoints; one more is written before every validation.
         keep_checkpoints: how many stay, the newest ones; the best weights stay besides.
         do_eval: at the end evaluate all users on validation and, once, on test; False keeps the test unread.
         wandb_logging: show the run's figures on Weights & Biases too; offline where there is no key.
@@ -226,11 +226,13 @@ def train(
     )
     protocol = Protocol(beam_size, filter_history, top_k_eval_list, eval_batch_size, eval_users, seed)
     placement = place(device, amp, mixed_precision_type, ranks.device)
-    rqvae_run = find_snapshot(pretrained_rqvae_path, dataset_split)
+    rqvae_run = find_snapshot(pretrained_rqvae_path, dataset_split, "rqvae")
+    pretrained = None if pretrained_decoder_path is None else find_snapshot(pretrained_decoder_path, dataset_split, "decoder")
     check_rqvae(rqvae_run, settings)
     with Run(save_dir_root, dataset_split, settings, ranks) as run:
         if run.finished:
-            run.say(f"{(run.folder / REPORT).read_text()}\n{run.folder} is finished; train.resume = False trains anew beside it")
+            told = (run.folder / REPORT).read_text() if (run.folder / REPORT).exists() else f"({REPORT} is gone)"
+            run.say(f"{told}\n{run.folder} is finished; train.resume = False trains anew beside it")
             if push_decoder_to_hf and ranks.main:
                 run.say(f"pushed   {push(run.folder, str(decoder_hf_model_name))}")
             return
@@ -241,8 +243,8 @@ def train(
         data = SeqData(corpus.histories, len(corpus.item_keys), max_seq_len, causal=encoder_attention == "causal").to(placement.device)
         set_seed(seed)
         model = EncoderDecoderRetrievalModel(model_config, tokenizer.vocab_sizes).to(placement.device)
-        if pretrained_decoder_path is not None:
-            load_weights(model, find_snapshot(pretrained_decoder_path, dataset_split) / WEIGHTS)
+        if pretrained is not None:
+            load_weights(model, pretrained / WEIGHTS)
         if ranks.main:
             describe_retriever(run.folder, model_config, tokenizer, corpus.titles, run.begun)
 
@@ -263,7 +265,8 @@ def train(
         seconds = fit(retriever, data, judge, recipe, placement, ranks, run)
         ranks.wait()
         load_weights(model, run.folder / WEIGHTS)
-        report(judge, corpus, run, seconds, do_eval)
+        with memory_advice(EVALUATION_KNOBS):
+            report(judge, corpus, run, seconds, do_eval)
         if push_decoder_to_hf and ranks.main:
             run.say(f"pushed   {push(run.folder, str(decoder_hf_model_name))}")
         run.say(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
@@ -288,7 +291,11 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
             f"train.beam_size = {beams} cannot fill recall@{max(cutoffs)} of train.top_k_eval_list; raise it to at least that or drop the "
             "cut-off"
         )
-    if settings["push_decoder_to_hf"] and (problem := check_repo_name(settings["decoder_hf_model_name"])):
+    if settings["amp"] and settings["mixed_precision_type"] == "fp16" and settings["device"] in ("cpu", "mps"):
+        yield f"train.mixed_precision_type = 'fp16' is for CUDA and train.device is {settings['device']!r}; set it to 'bf16'"
+    if settings["wandb_logging"] and find_spec("wandb") is None:
+        yield 'train.wandb_logging needs wandb: pip install "wandb>=0.28.2", or set it to False'
+    if settings["push_decoder_to_hf"] and (problem := check_push(settings["decoder_hf_model_name"])):
         yield f"train.decoder_hf_model_name: {problem}"
     try:
         shape(settings)
@@ -317,10 +324,8 @@ def check_rqvae(folder: Path, settings: Mapping[str, object]) -> None:
     given = {name: settings[name] for name in TRAINED_WITH if settings[name] is not None}
     if not given:
         return
-    path = folder / "config.json"
-    if not path.exists():
-        raise UserError(f"{folder} has no config.json to check the vae_* lines against; remove them")
-    trained = asdict(RqVaeConfig()) | json.loads(path.read_text())["rqvae"]  # an older run lacks what had only one value then
+    described = read_config(folder)["rqvae"]
+    trained = asdict(RqVaeConfig()) | dict(described)  # an older run lacks what had only one value then
     mistakes = []
     for name, value in given.items():
         value = value.name if isinstance(value, QuantizeForwardMode) else list(value) if isinstance(value, tuple) else value
@@ -376,7 +381,8 @@ def fit(retriever: Retriever, data: SeqData, judge: Judge, recipe: Recipe, place
                 output = trainer.objective(batch, recipe.label_smoothing)
                 return LossShare(output.loss, batch.target_mask.sum(), output.level_losses)
 
-            trainer.update(step, share, save=trainer.due(step + 1, recipe.full_eval_every))
+            evaluates = trainer.due(step + 1, recipe.full_eval_every) or trainer.due(step + 1, recipe.partial_eval_every)
+            trainer.update(step, share, save=evaluates)
     return trainer.seconds
 
 

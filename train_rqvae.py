@@ -18,6 +18,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import torch
@@ -34,13 +35,13 @@ from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
-from modules.runtime.device import Placement, place, set_seed
-from modules.runtime.hub import check_repo_name, find_snapshot, push
+from modules.runtime.device import Placement, memory_advice, place, set_seed
+from modules.runtime.hub import check_push, find_snapshot, push, read_config
 from modules.runtime.ranks import Ranks
 from modules.runtime.run import Run
 from modules.runtime.spelling import did_you_mean, one_of
 from modules.runtime.trainer import LossShare, Plan, Trainer
-from modules.runtime.values import Count, Device, Natural, NonNegative, Positive, RunPath, Seed, Text
+from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Text
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -75,7 +76,7 @@ def train(
     text_model: Text = "sentence-transformers/sentence-t5-base",
     save_dir_root: Text = "out/rqvae/amazon",
     pretrained_rqvae_path: RunPath | None = None,
-    run_name: Text | None = None,
+    run_name: FolderName | None = None,
     resume: bool = True,
     iterations: Count = 5000,
     batch_size: Count = 1024,
@@ -193,6 +194,7 @@ def train(
         seed,
     )
     placement = place(device, amp, mixed_precision_type, ranks.device)
+    pretrained = None if pretrained_rqvae_path is None else find_snapshot(pretrained_rqvae_path, dataset_split, "rqvae")
     with Run(save_dir_root, dataset_split, settings, ranks) as run:
         if run.finished:
             finished = (run.folder / "metrics.json").read_text()
@@ -211,8 +213,8 @@ def train(
         model = RqVae(model_config).to(placement.device)
         model.fit_normalizer(training)
         training = where_it_fits(training, placement.device)
-        if pretrained_rqvae_path is not None:
-            load_weights(model, find_snapshot(pretrained_rqvae_path, dataset_split) / WEIGHTS)
+        if pretrained is not None:
+            load_weights(model, pretrained / WEIGHTS)
 
         parameters, step_size = sum(p.numel() for p in model.parameters()), recipe.batch_size * recipe.accumulate
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
@@ -225,7 +227,8 @@ def train(
         run.track(wandb_logging, wandb_project)
         seconds = fit(model, training, recipe, placement, ranks, run)
         if ranks.main:
-            finish(model, items, held_out, run, seconds, seed, allow_collapse)
+            with memory_advice("train.vae_hidden_dims, or give the process more"):
+                finish(model, items, held_out, run, seconds, seed, allow_collapse)
             if push_vae_to_hf:
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
@@ -267,7 +270,11 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
     start, end = settings["gumbel_temperature_start"], settings["gumbel_temperature_end"]
     if start < end:
         yield f"train.gumbel_temperature_end = {end} is above train.gumbel_temperature_start = {start}; temperatures fall: exchange them"
-    if settings["push_vae_to_hf"] and (problem := check_repo_name(settings["vae_hf_model_name"])):
+    if settings["amp"] and settings["mixed_precision_type"] == "fp16" and settings["device"] in ("cpu", "mps"):
+        yield f"train.mixed_precision_type = 'fp16' is for CUDA and train.device is {settings['device']!r}; set it to 'bf16'"
+    if settings["wandb_logging"] and find_spec("wandb") is None:
+        yield 'train.wandb_logging needs wandb: pip install "wandb>=0.28.2", or set it to False'
+    if settings["push_vae_to_hf"] and (problem := check_push(settings["vae_hf_model_name"])):
         yield f"train.vae_hf_model_name: {problem}"
     try:
         shape(settings)
@@ -307,7 +314,8 @@ def describe_rqvae(run: Run, config: RqVaeConfig, items: ItemData) -> None:
         UserError: the directory was trained on other embeddings, as when the file of the same name was changed since.
     """
     path = run.folder / "config.json"
-    if run.begun and path.exists() and json.loads(path.read_text()).get("embeddings_hash", items.embeddings_hash) != items.embeddings_hash:
+    before = read_config(run.folder).get("embeddings_hash") if run.begun and path.exists() else None
+    if before is not None and before != items.embeddings_hash:
         raise UserError(
             f"the run in {run.folder} was begun on other item embeddings than there are now; "
             "set train.resume = False or another train.save_dir_root to train on the new ones"
@@ -390,7 +398,8 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
                 run.log(step=step, loss=loss, **losses, residual_norms=norms, lr=trainer.learning_rate)
             fresh = step == recipe.autoencoder_steps and recipe.use_kmeans_init
             if fresh:
-                model.kmeans_init(items, recipe.seed, Shard(ranks.index, ranks.count, ranks.total))
+                with memory_advice("train.vae_codebook_size or train.vae_embed_dim"):
+                    model.kmeans_init(items, recipe.seed, Shard(ranks.index, ranks.count, ranks.total))
             if fresh or (step > recipe.autoencoder_steps and trainer.due(step, recipe.eval_every)):
                 with trainer.evaluating("train.vae_codebook_size"):
                     look(model, items, trainer, run, step, warned)

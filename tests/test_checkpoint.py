@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from data.schemas import UserError
-from modules.runtime.checkpoint import checkpoints, load_weights, restore_best, resume_from, save_checkpoint, save_weights
+from modules.runtime.checkpoint import (
+    checkpoints,
+    load_weights,
+    restore_best,
+    resume_from,
+    save_checkpoint,
+    save_weights,
+    set_damaged_aside,
+)
 
 
 def toy() -> tuple[nn.Module, torch.optim.Optimizer, torch.amp.GradScaler]:
@@ -75,9 +83,10 @@ def test_a_flipped_byte_means_that_the_previous_checkpoint_is_used_and_that_is_s
     content = bytearray((newest / name).read_bytes())
     content[len(content) // 2] ^= 1
     (newest / name).write_bytes(content)
+    set_damaged_aside(tmp_path)
     assert resume_from(tmp_path, *parts).step == 4
     assert "checkpoint-00000009 is damaged" in caplog.text
-    assert "the one before" in caplog.text
+    assert "going on from checkpoint-00000004" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", "checksums.json"])
@@ -85,8 +94,26 @@ def test_a_checkpoint_without_one_of_its_files_is_passed_over(tmp_path, name, ca
     parts = toy()
     newest = save(tmp_path, 9, parts)
     (newest / name).unlink()
+    set_damaged_aside(tmp_path)
     assert resume_from(tmp_path, *parts) is None
     assert name in caplog.text
+    assert "starting anew" in caplog.text
+
+
+def test_a_damaged_checkpoint_does_not_push_out_good_ones(tmp_path):
+    parts = toy()
+    newest = save(tmp_path, 9, parts)
+    (newest / "state.json").write_text("{}")
+    set_damaged_aside(tmp_path)
+    for step in (2, 4):
+        save(tmp_path, step, parts, keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000004"]
+    assert (tmp_path / "damaged-checkpoint-00000009").is_dir()
+
+
+def test_a_directory_of_the_users_own_is_no_checkpoint(tmp_path):
+    (tmp_path / "checkpoint-backup").mkdir()
+    assert checkpoints(tmp_path) == []
 
 
 def test_the_best_weights_are_those_of_the_checkpoint_that_a_run_goes_on_from(tmp_path):

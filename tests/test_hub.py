@@ -258,8 +258,8 @@ def test_a_local_path_wins_over_a_hub_name(runs: Path, on_hub: list, tmp_path: P
     save_pretrained(runs / "rqvae" / "beauty", Path("me/rqvae"))
     assert find_snapshot("me/rqvae", "beauty") == Path("me/rqvae")
     os.makedirs("me/empty")
-    with pytest.raises(UserError, match=r"no semantic IDs in me/empty or me/empty/beauty: run train_rqvae\.py"):
-        find_snapshot("me/empty", "beauty")
+    with pytest.raises(UserError, match=r"no run of train_rqvae\.py in me/empty or me/empty/beauty: train it first"):
+        find_snapshot("me/empty", "beauty", "rqvae")
     assert on_hub == []
 
 
@@ -273,9 +273,15 @@ def test_an_unknown_name_gets_one_sentence_with_the_ways_out(on_hub: list) -> No
 
 
 def test_a_path_that_cannot_be_a_hub_name_never_asks_the_hub(on_hub: list) -> None:
-    with pytest.raises(UserError, match="no semantic IDs in out/rqvae/nowhere or"):
-        find_snapshot("out/rqvae/nowhere", "beauty")
+    with pytest.raises(UserError, match=r"no run of train_rqvae\.py in out/rqvae/nowhere or"):
+        find_snapshot("out/rqvae/nowhere", "beauty", "rqvae")
     assert on_hub == []
+
+
+@pytest.mark.parametrize(("stage", "other"), [("rqvae", "decoder"), ("decoder", "rqvae")])
+def test_a_run_of_the_other_stage_is_refused_by_the_parameter_s_name(runs: Path, stage: str, other: str) -> None:
+    with pytest.raises(UserError, match=rf"train\.pretrained_{stage}_path takes one of train_{stage}\.py"):
+        find_snapshot(str(runs / other), "beauty", stage)
 
 
 def test_a_repository_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,11 @@ LAUNCHERS = {
 }  # fmt: skip
 
 
-def launch(stage: str, data: Path, root: Path, launcher: str, stop_at: int | None = None) -> subprocess.CompletedProcess[str]:
+def launch(
+    stage: str, data: Path, root: Path, launcher: str, *overrides: str, stop_at: int | None = None
+) -> subprocess.CompletedProcess[str]:
     """Starts two processes of a script, or ends them by SIGTERM in the update ``stop_at``."""
-    given = [f"dataset_folder={data}", f"save_dir_root={root}", *SHORT[stage]]
+    given = [f"dataset_folder={data}", f"save_dir_root={root}", *SHORT[stage], *overrides]
     given += [f"item_embeddings={data}/items.npy"] if stage == "rqvae" else [f"pretrained_rqvae_path={data}/rqvae"]
     script = [f"train_{stage}.py"] if stop_at is None else ["tests/stop_at.py", str(stop_at), stage]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
@@ -67,6 +69,13 @@ def test_two_processes_give_the_losses_and_metrics_of_one(stage: str, launcher: 
     assert "2 processes" in done.stdout
     assert done.stdout.count("saved    ") == 1
     compare(stage, single[stage], tmp_path)
+
+
+def test_what_is_wrong_is_told_once_and_ends_all_processes(trained: Path, single) -> None:
+    done = launch("rqvae", trained, single["rqvae"], "torchrun", "seed=7")
+    assert done.returncode != 0
+    assert done.stderr.count("seed was 0 and is now 7") == 1
+    assert "RuntimeError" not in done.stderr
 
 
 @pytest.mark.parametrize("stage", ["rqvae", "decoder"])

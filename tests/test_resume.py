@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from modules.runtime import trainer
-from modules.runtime.config import ROOT
+from modules.runtime.config import ROOT, run_script
 from modules.runtime.run import Run
-from tests.runs import RQVAE, RUN, interrupt_at, lines, run_decoder
+from tests import runs
+from tests.runs import RQVAE, RUN, interrupt_at, lines, losses, run_decoder
 
 SHORT = ["iterations=100", "save_model_every=15"]
 STEPS = {"rqvae": [0, 1, 79, 80, 81, 99, 119, 149, 200, 249], "decoder": [0, 5, 49, 50, 99, 100, 101, 133, 199, 250, 299]}
@@ -51,20 +53,23 @@ def test_a_run_interrupted_at_many_steps_equals_an_unbroken_one(stage: str, trai
     same_run(trained / stage / "beauty", tmp_path / "beauty")
 
 
-def test_a_validation_cut_short_is_done_again_and_the_run_equals_an_unbroken_one(trained: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("pause", [2, 9, 12])
+def test_an_evaluation_cut_short_is_done_again_and_the_run_equals_an_unbroken_one(
+    pause: int, trained: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     searches = 0
     search = trainer.Trainer.interruption_point
 
     def signal_once(self) -> None:
         nonlocal searches
         searches += 1
-        if searches == 12:
+        if searches == pause:
             os.kill(os.getpid(), signal.SIGTERM)
         search(self)
 
     monkeypatch.setattr(trainer.Trainer, "interruption_point", signal_once)
     run_decoder(trained, f"save_dir_root={tmp_path}", code=128 + signal.SIGTERM)
-    assert not (tmp_path / "beauty" / "metrics.json").exists()
+    assert f"saved at step {50 if pause < 8 else 100}" in capsys.readouterr().err
     run_decoder(trained, f"save_dir_root={tmp_path}")
     same_run(trained / "decoder" / "beauty", tmp_path / "beauty")
 
@@ -113,9 +118,6 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_equals_an_unbrok
 
 @pytest.mark.parametrize("stage", ["rqvae", "decoder"])
 def test_a_run_directory_s_own_config_goes_on_with_the_run(stage: str, trained: Path, tmp_path: Path, monkeypatch) -> None:
-    from modules.runtime.config import run_script
-    from tests import runs
-
     script = {"rqvae": runs.train_rqvae, "decoder": runs.train_decoder}[stage]
     RUN[stage](trained, f"save_dir_root={tmp_path}")
     with monkeypatch.context() as patch:
@@ -124,6 +126,112 @@ def test_a_run_directory_s_own_config_goes_on_with_the_run(stage: str, trained: 
     assert run_script(script.train, "", [str(tmp_path / "beauty-2" / "config.gin")]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["beauty", "beauty-2"]
     same_run(tmp_path / "beauty", tmp_path / "beauty-2")
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_run_directory_that_was_moved_goes_on_where_it_is_now(stage: str, trained: Path, tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(150, signal.SIGINT, patch)
+        RUN[stage](trained, f"save_dir_root={tmp_path}/before", code=130)
+    (tmp_path / "before").rename(tmp_path / "after")
+    script = {"rqvae": runs.train_rqvae, "decoder": runs.train_decoder}[stage]
+    assert run_script(script.train, "", [str(tmp_path / "after" / "beauty" / "config.gin")]) == 0
+    assert not (tmp_path / "before").exists()
+    same_run(trained / stage / "beauty", tmp_path / "after" / "beauty")
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_trailing_slash_means_the_same_directory(stage: str, trained: Path, capsys) -> None:
+    RUN[stage](trained, f"save_dir_root={trained}/{stage}/", f"dataset_folder={trained}/")
+    assert "is finished" in capsys.readouterr().out
+
+
+def cut_a_log_line(run: Path) -> None:
+    with open(run / "log.jsonl", "a") as file:
+        file.write('{"step": 151, "validation": {"recall@10": 0.5}')
+
+
+DAMAGE = {
+    "a log line cut behind a brace": cut_a_log_line,
+    "an empty metrics.json": lambda run: (run / "metrics.json").write_text(""),
+    "no tokenizer.json": lambda run: (run / "tokenizer.json").unlink(missing_ok=True),
+    "a copy of a checkpoint": lambda run: shutil.copytree(run / "checkpoint-00000151", run / "checkpoint-backup"),
+    "half a checkpoint": lambda run: (run / "checkpoint-00000200.tmp").mkdir(),
+    "half a tracker.json": lambda run: (run / "tracker.json").write_text('{"run_'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_run_directory_that_somebody_tidied_goes_on(stage: str, damage: str, trained: Path, interrupted: dict, tmp_path: Path) -> None:
+    run = tmp_path / "beauty"
+    shutil.copytree(interrupted[stage], run)
+    DAMAGE[damage](run)
+    RUN[stage](trained, f"save_dir_root={tmp_path}")
+    same_run(trained / stage / "beauty", run)
+    assert not list(run.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_a_begun_run_without_its_config_is_not_gone_on_with(stage: str, trained: Path, interrupted: dict, tmp_path: Path, capsys) -> None:
+    shutil.copytree(interrupted[stage], tmp_path / "beauty")
+    (tmp_path / "beauty" / "config.gin").unlink()
+    RUN[stage](trained, f"save_dir_root={tmp_path}", code=2)
+    assert "config.gin is gone" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def interrupted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each script, interrupted behind step 150."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    for stage, run in RUN.items():
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_at(150, signal.SIGINT, patch)
+            run(trained, f"save_dir_root={folder}/{stage}", code=130)
+    return {stage: folder / stage / "beauty" for stage in RUN}
+
+
+def test_a_signal_in_the_last_look_is_not_forgotten(trained: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    look = runs.train_rqvae.look
+
+    def look_and_signal(model, items, trainer, run, step, warned) -> None:
+        look(model, items, trainer, run, step, warned)
+        if step == 250:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.train_rqvae, "look", look_and_signal)
+        RUN["rqvae"](trained, f"save_dir_root={tmp_path}", code=130)
+    assert "saved at step 250" in capsys.readouterr().err
+    RUN["rqvae"](trained, f"save_dir_root={tmp_path}")
+    same_run(trained / "rqvae" / "beauty", tmp_path / "beauty")
+
+
+@pytest.mark.parametrize("where", ["kmeans", "finish"])
+def test_memory_that_ends_outside_a_step_is_told_in_a_sentence_too(where: str, trained: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def exhaust(*arguments: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    if where == "kmeans":
+        monkeypatch.setattr(runs.train_rqvae.RqVae, "kmeans_init", exhaust)
+    else:
+        monkeypatch.setattr(runs.train_rqvae, "mean_reconstruction", exhaust)
+    RUN["rqvae"](trained, *SHORT, f"save_dir_root={tmp_path}", code=2)
+    assert "error: out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 is for CUDA, and there is none")
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_fp16_on_cuda_trains_and_goes_on(stage: str, trained: Path, tmp_path: Path, monkeypatch) -> None:
+    settings = ["device=cuda", "mixed_precision_type=fp16", *SHORT]
+    RUN[stage](trained, *settings, f"save_dir_root={tmp_path}/whole")
+    with monkeypatch.context() as patch:
+        interrupt_at(60, signal.SIGINT, patch)
+        RUN[stage](trained, *settings, f"save_dir_root={tmp_path}/broken", code=130)
+    RUN[stage](trained, *settings, f"save_dir_root={tmp_path}/broken")
+    whole, broken = (losses(tmp_path / name / "beauty") for name in ("whole", "broken"))
+    assert whole.keys() == broken.keys()
+    assert all(broken[step] == pytest.approx(whole[step], rel=0.02) for step in whole)
 
 
 @pytest.mark.parametrize("stage", ["rqvae", "decoder"])

@@ -217,6 +217,7 @@ def test_a_finished_run_is_pushed_where_asked_and_a_name_that_cannot_be_is_refus
     run(trained, f"{flag}=True", f"{name}=nobody", f"save_dir_root={tmp_path}", code=2)
     assert not list(tmp_path.iterdir())
     assert "owner/name" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", "a-token")
     run(trained, f"{flag}=True", f"{name}=me/tiger")
     assert pushed == [(trained / stage / "beauty", "me/tiger")]
     assert "https://hub/me/tiger" in capsys.readouterr().out

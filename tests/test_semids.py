@@ -1,6 +1,8 @@
 """The tokenizer: items to semantic IDs and back, collision codes, and files that are saved, loaded and refused."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +169,23 @@ def test_save_and_load_give_the_same_bits(tmp_path):
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(made.codebooks, loaded.codebooks, strict=True))
     assert (loaded.info, loaded.vocab_sizes) == (made.info, made.vocab_sizes)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_leaves_the_tokenizer_of_before(tmp_path, monkeypatch):
+    made = tokenizer(10)
+    made.save(tmp_path)
+    write = Path.write_bytes
+
+    def fill(path, content):
+        write(path, content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fill)
+        with pytest.raises(OSError, match="No space left"):
+            tokenizer(12).save(tmp_path)
+    assert torch.equal(SemanticIdTokenizer.load(tmp_path).sem_ids, made.sem_ids)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_missing_tokenizer_names_the_script_to_run(tmp_path):

@@ -111,6 +111,13 @@ def test_a_loss_that_is_not_finite_names_its_step_and_the_checkpoint_before(tmp_
     assert [path.name for path in checkpoints(trainer.run.folder)] == ["checkpoint-00000003"]
 
 
+@pytest.mark.parametrize("placement", [FP32, FP16])
+def test_a_loss_that_is_not_finite_in_the_first_of_two_batches_is_noticed_too(tmp_path, placement):
+    trainer = make(tmp_path, placement, accumulate=2)
+    with pytest.raises(UserError, match="not finite at step 1"):
+        train(trainer, lambda trainer, step, micro: share_of(trainer, math.nan * BATCH if (step, micro) == (1, 0) else BATCH))
+
+
 def test_exhausted_memory_in_a_step_names_the_batch_size(tmp_path):
     def exhaust(trainer, step, micro):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

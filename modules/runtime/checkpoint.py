@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ def save_checkpoint(
         for name, content in files.items():
             write_whole(temporary / name, content)
         if final.exists():
-            shutil.rmtree(final)
+            shutil.rmtree(final)  # the one before it stands in until the next line is done
         os.replace(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -78,33 +79,41 @@ def save_checkpoint(
 
 def checkpoints(run: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
-    return sorted(path for path in run.glob("checkpoint-*") if path.suffix != ".tmp")
+    return sorted(path for path in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d{8,}", path.name))
+
+
+def set_damaged_aside(run: Path) -> None:
+    """Renames checkpoints that are not what was written, and says so, so that they neither count nor push out good ones."""
+    damaged = {folder: damage for folder in checkpoints(run) if (damage := _damage(folder)) is not None}
+    for folder in damaged:
+        aside = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    left = checkpoints(run)
+    for folder, damage in damaged.items():
+        log.warning("%s is damaged (%s); %s", folder, damage, f"going on from {left[-1].name}" if left else "none is left: starting anew")
 
 
 def resume_from(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Resumed | None:
-    """Restores the newest checkpoint that is whole; None where there is none.
-
-    A damaged checkpoint is passed over, and that is said.
+    """Restores the newest checkpoint; None where there is none.
 
     Raises:
         UserError: a checkpoint that is whole but does not fit the model.
     """
-    for folder in reversed(checkpoints(run)):
-        damage = _damage(folder)
-        if damage is not None:
-            log.warning("%s is damaged (%s); going on from the one before it", folder, damage)
-            continue
-        load_weights(model, folder / WEIGHTS)
-        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-        described = json.loads((folder / STATE).read_text())
-        try:
-            optimizer.load_state_dict(saved["optimizer"])
-        except ValueError as error:
-            raise UserError(f"the checkpoint {folder} does not fit this model ({error}); was the code changed?") from error
-        if saved["scaler"]:
-            scaler.load_state_dict(saved["scaler"])
-        return Resumed(folder, described["step"], described["state"])
-    return None
+    found = checkpoints(run)
+    if not found:
+        return None
+    folder = found[-1]
+    load_weights(model, folder / WEIGHTS)
+    saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    described = json.loads((folder / STATE).read_text())
+    try:
+        optimizer.load_state_dict(saved["optimizer"])
+    except ValueError as error:
+        raise UserError(f"the checkpoint {folder} does not fit this model ({error}); was the code changed?") from error
+    if saved["scaler"]:
+        scaler.load_state_dict(saved["scaler"])
+    return Resumed(folder, described["step"], described["state"])
 
 
 def restore_best(run: Path, checkpoint: Path) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from data.cache import UNWRITABLE
 from data.schemas import UserError
@@ -19,6 +20,7 @@ from modules.runtime.ginfile import ROOT, Binding, Reading
 from modules.runtime.gintext import Name
 from modules.runtime.manual import help_text
 from modules.runtime.names import NONE_IS, translate
+from modules.runtime.ranks import OtherProcessFailed
 from modules.runtime.signals import Interrupted, raise_on_sigterm
 from modules.runtime.spelling import did_you_mean
 from modules.runtime.values import ENUMS, allowed, coerce, gin_value, takes_text
@@ -57,8 +59,9 @@ def run_script(train: Train, manual: str, argv: Sequence[str] | None = None, che
         train(**resolved)
         return 0
     except UserError as error:
-        who = f" (process {rank})" if (rank := os.environ.get("RANK", "0")) != "0" else ""
-        print(f"error{who}: {error}", file=sys.stderr)
+        if not isinstance(error, OtherProcessFailed):
+            who = f" (process {rank})" if (rank := os.environ.get("RANK", "0")) != "0" else ""
+            print(f"error{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
@@ -107,6 +110,8 @@ def resolve(train: Train, arguments: Sequence[str], check: Check | None = None) 
         except ValueError as error:
             faulty.add(binding.name)
             mistakes.append(f"{binding.where}train.{binding.name} {error}")
+    if arguments:
+        _stay_in_the_run(arguments[0], translated.bindings, resolved)
     # A rule that names a parameter whose own value is wrong would speak of its default.
     rules = check(resolved) if check else ()
     mistakes += [sentence for sentence in rules if faulty.isdisjoint(re.findall(r"train\.(\w+)", sentence))]
@@ -115,6 +120,15 @@ def resolve(train: Train, arguments: Sequence[str], check: Check | None = None) 
     for note in translated.notes:
         LOG.info(note)
     return resolved
+
+
+def _stay_in_the_run(config: str, bindings: Sequence[Binding], resolved: dict[str, object]) -> None:
+    """A run directory's own config.gin means that directory, wherever it was moved to and from wherever it is called."""
+    folder = Path(config).parent
+    given = {binding.name for binding in bindings if not binding.file}
+    if Path(config).name == "config.gin" and (folder / "environment.json").exists() and not given & {"save_dir_root", "run_name"}:
+        folder = folder.resolve()
+        resolved |= {"save_dir_root": str(folder.parent), "run_name": folder.name}
 
 
 def _place(mistake: str) -> tuple[bool, str, int]:

@@ -104,6 +104,10 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step * 4_099 + rank) % (1 << 63))
 
 
+EXHAUSTED = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
+"""What libraries say of an exhausted memory in errors of no particular type."""
+
+
 @contextmanager
 def memory_advice(knobs: str) -> Iterator[None]:
     """Turns an exhausted memory into a sentence.
@@ -117,7 +121,7 @@ def memory_advice(knobs: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in EXHAUSTED)
         if not exhausted:
             raise
         raise UserError(f"out of memory ({str(error).splitlines()[0] if str(error) else 'on the CPU'}); lower {knobs}") from error

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import Literal, NamedTuple, get_type_hints
 
 import torch
 
@@ -77,7 +77,7 @@ def from_pretrained(name: str, device: torch.device | str = "cpu") -> TrainedRqV
         UserError: nothing of that name, or something else than a run.
     """
     folder = find_snapshot(name)
-    return load_rqvae(folder, device) if "rqvae" in _described(folder) else load_retriever(folder, device)
+    return load_rqvae(folder, device) if "rqvae" in read_config(folder) else load_retriever(folder, device)
 
 
 def load_rqvae(folder: Path, device: torch.device | str = "cpu") -> TrainedRqVae:
@@ -86,7 +86,7 @@ def load_rqvae(folder: Path, device: torch.device | str = "cpu") -> TrainedRqVae
     Raises:
         UserError: not such a run, or a damaged one.
     """
-    described = _described(folder).get("rqvae")
+    described = read_config(folder).get("rqvae")
     if not isinstance(described, dict):
         raise UserError(f"{folder} is not a run of train_rqvae.py; give the directory that it printed as 'run'")
     model = RqVae(read_rqvae_config(described))
@@ -113,35 +113,36 @@ def read_rqvae_config(described: Mapping[str, object]) -> RqVaeConfig:
         raise UserError(f"config.json cannot be read ({error}); use the version that wrote it") from error
 
 
-def find_snapshot(name: str, split: str | None = None) -> Path:
+def find_snapshot(name: str, split: str | None = None, stage: Literal["rqvae", "decoder"] | None = None) -> Path:
     """The directory of a trained run: ``name`` itself, its subdirectory named after the split, or what the hub has under that name.
 
     Args:
         name: a run directory, its parent, a folder of ``save_pretrained``, or a hub name ``owner/name``.
         split: name of the subdirectory; None: only ``name`` itself.
+        stage: whose run it must be; None: either's.
 
     Raises:
-        UserError: nothing there, and nothing to be had from the hub.
+        UserError: nothing there, nothing to be had from the hub, or a run of the other stage.
     """
     candidates = [Path(name), *([] if split is None else [Path(name) / split])]
-    for candidate in candidates:
-        if (candidate / "tokenizer.json").exists():
-            return candidate
-    if Path(name).exists() or check_repo_name(name) is not None:
+    folder = next((candidate for candidate in candidates if (candidate / "tokenizer.json").exists()), None)
+    if folder is None and (Path(name).exists() or check_repo_name(name) is not None):
         looked = " or ".join(map(str, candidates))
-        if split is None:
+        if stage is None:
             raise UserError(
                 f"{looked} is not a run of train_decoder.py or train_rqvae.py; give the directory printed as 'run', or a hub name"
             )
         raise UserError(
-            f"no semantic IDs in {looked}: run train_rqvae.py for this dataset and split first, "
-            "or point train.pretrained_rqvae_path at its run directory or at a hub name such as 'owner/name'"
+            f"no run of train_{stage}.py in {looked}: train it first for this dataset and split, or point "
+            f"train.pretrained_{stage}_path at its run directory or at a hub name such as 'owner/name'"
         )
-    folder = _download(name)
+    folder = folder or _download(name)
     if not (folder / "tokenizer.json").exists():
         raise UserError(
             f"{name} on the hub is no run of this project (no tokenizer.json); give the name of one that is, or a run directory"
         )
+    if stage is not None and stage not in read_config(folder):
+        raise UserError(f"{folder} is a run of the other script; train.pretrained_{stage}_path takes one of train_{stage}.py")
     return folder
 
 
@@ -159,20 +160,28 @@ def check_repo_name(name: str | None) -> str | None:
     return None
 
 
+def check_push(name: str | None) -> str | None:
+    """What would keep a run from being uploaded under a name, as a sentence, or None; asks nobody, so a training need not end first."""
+    from huggingface_hub import get_token
+
+    problem = check_repo_name(name)
+    if problem is None and get_token() is None:
+        return "no token for the hub: `hf auth login` or HF_TOKEN gives one with write access"
+    return problem
+
+
 def push(run: Path, repo: str, private: bool = False) -> str:
     """Uploads a finished run with its model card; returns the address of the repository, which is made if absent.
 
     Raises:
         UserError: an unfinished run, a name that cannot be, no token, or a hub that refuses or cannot be reached.
     """
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi
 
-    problem = check_repo_name(repo)
-    if problem:
-        raise UserError(problem)
     safe = f"the run itself is safe in {run}"
-    if get_token() is None:
-        raise UserError(f"no token for the hub: `hf auth login` or HF_TOKEN gives one with write access; {safe}")
+    problem = check_push(repo)
+    if problem:
+        raise UserError(f"{problem}; {safe}")
     with tempfile.TemporaryDirectory() as folder:
         snapshot = save_pretrained(run, Path(folder), repo)
         api = HfApi()
@@ -198,7 +207,8 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def _described(folder: Path) -> dict[str, object]:
+def read_config(folder: Path) -> dict[str, object]:
+    """A run's config.json."""
     try:
         return dict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError) as error:

@@ -44,14 +44,8 @@ SILENT = {"vae_hf_model_name", "decoder_hf_model_name", "wandb_project", "wandb_
 """Details of something that another parameter asks for."""
 
 ABSENT = {
-    "wandb_logging": "experiment trackers are not built in yet; every figure is in the run directory's log.jsonl",
-    "vae_codebook_normalize": "normalised codebooks are not built in yet",
-    "vae_sim_vq": "SimVQ is not built in yet",
-    "vae_n_cat_feats": "categorical tail features are not built in yet; all features count as text embedding",
-    "split_batches": "a run is one process for now, so there is nothing to split",
-    "gradient_accumulate_every": "gradient accumulation is not built in yet; raise train.batch_size instead",
-    "push_vae_to_hf": "sharing through the hub is not built in yet; copy the run directory",
-    "push_decoder_to_hf": "sharing through the hub is not built in yet; copy the run directory",
+    "push_vae_to_hf": "train_rqvae.py shares stage 1; here it is train.push_decoder_to_hf with train.decoder_hf_model_name",
+    "push_decoder_to_hf": "train_decoder.py shares stage 2; here it is train.push_vae_to_hf with train.vae_hf_model_name",
     "train_data_subsample": "every (history, next item) pair is trained on once an epoch",
     "model_jagged_mode": "batches are grouped by length, so there is hardly any padding to leave out",
     "model_type": "the model is an encoder-decoder; a decoder alone is not built in",
@@ -69,8 +63,6 @@ ABSENT = {
 """Names that ask for something absent, and what is true of it here."""
 
 HARMLESS: dict[str, tuple[object, ...]] = {
-    "gradient_accumulate_every": (1,),
-    "split_batches": (True,),
     "model_jagged_mode": (True,),
     "model_type": ("ENCODER_DECODER",),
     "should_check_prefix": (True,),

@@ -9,12 +9,22 @@ DistributedDataParallel. Every process computes on its share of the same batch; 
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from data.schemas import UserError
+
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=24)
+"""How long the others wait for what the first process does alone: a download, an encoding, the baselines."""
+
+
+class OtherProcessFailed(UserError):
+    """Ends a process whose fellow has told the user why."""
 
 
 class Ranks:
@@ -27,10 +37,11 @@ class Ranks:
     def __init__(self, device: str = "auto") -> None:
         self.index, self.count, self._accelerator = 0, 1, None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import Accelerator, DistributedDataParallelKwargs
+            from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-            kwargs = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-            self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[kwargs])
+            # The RQ-VAE's first steps leave its codebooks out.
+            handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=PATIENCE)]
+            self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=handlers)
             self.index, self.count = self._accelerator.process_index, self._accelerator.num_processes
 
     @property
@@ -80,12 +91,22 @@ class Ranks:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """A block that the first process leaves before the others enter: what it downloads and caches they read."""
-        if not self.main:
-            self.wait()
-        yield
+        """A block that the first process leaves before the others enter: what it downloads and caches they read.
+
+        Raises:
+            OtherProcessFailed: in the others, where the first raised a UserError, which it tells.
+        """
         if self.main:
-            self.wait()
+            try:
+                yield
+            except UserError:
+                self.from_main(True)
+                raise
+            self.from_main(False)
+            return
+        if self.from_main(False):
+            raise OtherProcessFailed("the first process has told what is wrong")
+        yield
 
     def close(self) -> None:
         """Ends the processes' connection; without it the library complains at exit."""

@@ -36,7 +36,11 @@ def describe_retriever(folder: Path, config: DecoderConfig, tokenizer: SemanticI
     Raises:
         UserError: the directory's weights were trained on other semantic IDs, as when stage 1 was trained again since.
     """
-    if begun and not torch.equal(SemanticIdTokenizer.load(folder).sem_ids, tokenizer.sem_ids.cpu()):
+    if (
+        begun
+        and (folder / "tokenizer.json").exists()
+        and not torch.equal(SemanticIdTokenizer.load(folder).sem_ids, tokenizer.sem_ids.cpu())
+    ):
         raise UserError(
             f"the run in {folder} was trained on other semantic IDs than stage 1 has now; "
             "set train.resume = False or another train.save_dir_root to train on the new ones"

@@ -4,9 +4,11 @@ The rerun rule, said at every start: an unfinished run goes on, a finished one s
 and train.resume = False trains anew in a directory beside it.
 """
 
+import ast
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from filelock import FileLock, Timeout
 from data.cache import write_whole
 from data.schemas import UserError
 from evaluate.plots import png
-from modules.runtime.checkpoint import checkpoints
+from modules.runtime.checkpoint import WEIGHTS, checkpoints
 from modules.runtime.config import ROOT, config_text
 from modules.runtime.ranks import Ranks
 from modules.runtime.tracker import Tracker, start_tracker
@@ -28,11 +30,15 @@ from modules.runtime.tracker import Tracker, start_tracker
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOG = "log.jsonl"
+LOG, METRICS = "log.jsonl", "metrics.json"
+PATHS = {"dataset_folder", "item_embeddings", "pretrained_rqvae_path", "pretrained_decoder_path"}
+"""Parameters of which two spellings may mean the same place."""
 
 NOT_COMPARED = {
     "resume",
+    "save_dir_root",
     "run_name",
+    "eval_batch_size",
     "device",
     "save_model_every",
     "keep_checkpoints",
@@ -69,15 +75,20 @@ class Run:
         self.folder = self.ranks.from_main(folder)
         # What is written down goes on where it is, also when it was begun in a directory beside another.
         self.settings = dict(resolved) | {"resume": True, "run_name": self.folder.name if self.folder.name != name else None}
-        self.finished = self.ranks.from_main((self.folder / "metrics.json").exists())  # its last file
+        self.finished = self.ranks.from_main(_readable(self.folder / METRICS) and (self.folder / WEIGHTS).exists())
         self._lock: FileLock | None = None
         self.tracker = Tracker()
-        if self.ranks.main:
-            self._open()
-        self.ranks.wait()
+        with self.ranks.main_first():
+            if self.ranks.main:
+                self._open()
 
     def _open(self) -> None:
         config, text = self.folder / "config.gin", config_text(self.settings)
+        if self.begun and not config.exists():
+            raise UserError(
+                f"{self.folder} holds a run whose config.gin is gone, so nothing says whether this one goes on with it; "
+                "put it back, or set train.resume = False for a directory beside it"
+            )
         if config.exists():
             differing = _differing(config.read_text(), text)
             if differing and self.begun:
@@ -97,6 +108,8 @@ class Run:
             ) from error
         except OSError as error:
             raise UserError(f"cannot write the run directory {self.folder}: {error.strerror}; set train.save_dir_root") from error
+        for left in self.folder.glob("checkpoint-*.tmp"):  # by a process that was killed while it wrote
+            shutil.rmtree(left)
         write_whole(config, text)
         write_whole(self.folder / "environment.json", json.dumps(environment(self.ranks.count), indent=1))
 
@@ -120,9 +133,9 @@ class Run:
 
     def describe(self) -> str:
         """Where the run is and how it begins, for the start's lines."""
-        found = checkpoints(self.folder)
-        begins = f"goes on from step {int(found[-1].name.rpartition('-')[2])}" if found else "new"
-        return f"{self.folder} ({begins}; the same command goes on where it stops)"
+        begins = "goes on" if checkpoints(self.folder) else "new"
+        script = Path(sys.argv[0]).name
+        return f"{self.folder} ({begins}; once interrupted, it goes on by: python {script} {self.folder / 'config.gin'})"
 
     def log(self, **figures: object) -> None:
         """Appends a line to log.jsonl."""
@@ -134,14 +147,13 @@ class Run:
     def lines(self) -> list[dict[str, object]]:
         """The lines of log.jsonl."""
         path = self.folder / LOG
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for text in path.read_text().splitlines() if (line := _parsed(text))] if path.exists() else []
 
     def cut_log(self, step: int) -> None:
         """Drops the lines from ``step`` on when a run goes on from that checkpoint, so that no step stands there twice."""
         path = self.folder / LOG
         if self.ranks.main and path.exists():
-            whole = [line for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-            write_whole(path, "".join(line + "\n" for line in whole if json.loads(line).get("step", 0) < step))
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in self.lines() if int(str(line.get("step", 0))) < step))
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file of the run, whole or not at all."""
@@ -158,14 +170,15 @@ class Run:
         if not (enabled and self.ranks.main):
             return
         kept = self.folder / "tracker.json"
-        run_id = json.loads(kept.read_text())["run_id"] if kept.exists() else None
+        known = _parsed(kept.read_text()) if kept.exists() else None
+        run_id = None if known is None or known.get("run_id") is None else str(known["run_id"])
         name = f"{self.folder.parent.name}/{self.folder.name}"
         self.tracker = start_tracker(True, self.folder, config_text(self.settings), self.settings, name, project, run_id)
         write_whole(kept, json.dumps({"run_id": self.tracker.run_id}))
 
     def finish(self, metrics: Mapping[str, object]) -> None:
         """Writes metrics.json, which marks the run as finished, and lets go of the directory."""
-        self.write("metrics.json", json.dumps(metrics, indent=1))
+        self.write(METRICS, json.dumps(metrics, indent=1))
         self.tracker.finish(metrics)
         self.close()
 
@@ -217,8 +230,27 @@ def _differing(old: str, new: str) -> list[str]:
         return {name.removeprefix("train."): value for name, _, value in pairs if name.removeprefix("train.") not in NOT_COMPARED}
 
     before, now = lines(old), lines(new)
-    names = sorted(before.keys() | now.keys())
-    return [f"{name} was {before.get(name)} and is now {now.get(name)}" for name in names if before.get(name) != now.get(name)]
+    # A name that one of them lacks came or went with a version of this project; what a run did without it is its default.
+    names = sorted(before.keys() & now.keys())
+    differ = [name for name in names if before[name] != now[name] and not (name in PATHS and _same_place(before[name], now[name]))]
+    return [f"{name} was {before[name]} and is now {now[name]}" for name in differ]
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one != "None" and other != "None" and Path(ast.literal_eval(one)).resolve() == Path(ast.literal_eval(other)).resolve()
+
+
+def _parsed(text: str) -> dict[str, object] | None:
+    """A JSON object; None where a killed process or a full disk left half of one."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _readable(path: Path) -> bool:
+    return path.exists() and _parsed(path.read_text()) is not None
 
 
 def _free_sibling(folder: Path) -> Path:

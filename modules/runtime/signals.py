@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM: the first asks a training loop to save and stop, a second stops at once."""
 
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +18,7 @@ class Interrupted(KeyboardInterrupt):
         message: what was saved and how to go on.
     """
 
-    def __init__(
-        self, number: int, message: str = "interrupted; the same command goes on from the last checkpoint, if there is one"
-    ) -> None:
+    def __init__(self, number: int, message: str = "interrupted; what was saved stays, and a run goes on from its last checkpoint") -> None:
         super().__init__(message)
         self.number, self.message = number, message
 
@@ -58,4 +56,4 @@ class Deferred:
         if self.number:
             raise Interrupted(number)
         self.number = number
-        print("\nstopping after this step; once more stops at once", file=sys.stderr)
+        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print may be at work in what was interrupted

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.schemas import UserError
-from modules.runtime.checkpoint import Resumed, checkpoints, restore_best, resume_from, save_checkpoint
+from modules.runtime.checkpoint import Resumed, checkpoints, restore_best, resume_from, save_checkpoint, set_damaged_aside
 from modules.runtime.device import Placement, memory_advice, seed_step
 from modules.runtime.ranks import Ranks
 from modules.runtime.run import Run
@@ -90,6 +90,11 @@ class Trainer:
         self._bad = torch.full((), -1, dtype=torch.int64, device=placement.device)
         self._saved: int | None = None
         self._shown: dict[str, str] = {}
+        if plan.batch_size < ranks.count:
+            raise UserError(f"train.batch_size is {plan.batch_size} for {ranks.count} processes; each needs at least 1 example: raise it")
+        with ranks.main_first():
+            if ranks.main:
+                set_damaged_aside(run.folder)
         resumed = resume_from(run.folder, model, optimizer, self.scaler)
         if resumed:
             self._restore(resumed)
@@ -129,6 +134,9 @@ class Trainer:
             self.model.train()
             self._lap = time.perf_counter()
             yield self._steps()
+            asked = max(number for numbers in self.ranks.gather([self._signal.number]) for number in numbers)
+            if asked:
+                raise self._interrupted(asked)
 
     def _steps(self) -> Iterator[int]:
         for step in range(self.start, self.plan.iterations + 1):
@@ -160,7 +168,11 @@ class Trainer:
             group["lr"] = plan.learning_rate * plan.factor(step)
         seed_step(plan.seed, step, self.ranks.index)
         self.optimizer.zero_grad(set_to_none=True)
-        with memory_advice("train.batch_size, and raise train.gradient_accumulate_every to keep the size of a step"):
+        total = torch.zeros((), device=self.placement.device)
+        with memory_advice(
+            "train.batch_size, and raise train.gradient_accumulate_every to keep the size of a step (with train.resume = False: "
+            "that is another run)"
+        ):
             for micro in range(plan.accumulate):
                 with self.ranks.unsynchronised(self.objective, micro < plan.accumulate - 1):
                     with self.placement.autocast():
@@ -169,10 +181,11 @@ class Trainer:
                     weight = self._weight(size) / plan.accumulate
                     loss = loss * weight
                     self.scaler.scale(loss).backward()
+                total = total + loss.detach()
                 self._sums += torch.cat([loss.detach().reshape(1), parts * weight])
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), plan.max_grad_norm or torch.inf)
-            self._watch(step, loss.detach(), norm)
+            self._watch(step, total, norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self._count += 1
@@ -203,7 +216,7 @@ class Trainer:
 
     def _interrupted(self, number: int) -> Interrupted:
         command = f"python {Path(sys.argv[0]).name} {self.run.folder / 'config.gin'}"
-        return Interrupted(number, f"stopped, saved at step {self._saved}; the same command goes on from there, and so does {command}")
+        return Interrupted(number, f"stopped, saved at step {self._saved}; it goes on from there by: {command}")
 
     def interruption_point(self) -> None:
         """Ends a long evaluation when a signal came: its step is saved already, and a continuation begins with it."""
@@ -234,7 +247,8 @@ class Trainer:
             rate = self.plan.learning_rate * self.plan.factor(bad)
             raise UserError(
                 f"the loss or its gradient is not finite at step {bad} (learning rate {rate:.3g}); {good}; "
-                "lower train.learning_rate or train.max_grad_norm, in another directory or with train.resume = False"
+                f"lower train.learning_rate or {'lower' if self.plan.max_grad_norm else 'set'} train.max_grad_norm, "
+                "in another directory or with train.resume = False"
             )
         if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
             raise UserError(

@@ -48,6 +48,7 @@ NonNegative = Annotated[float, Range(0, math.inf, "at least 0")]
 Share = Annotated[float, Range(0, 1, "at least 0 and below 1")]
 Seed = Annotated[int, Range(0, 2**32, "from 0 to 4294967295")]
 Text = Annotated[str, Pattern(r"(?!None$).*\S.*", "text that is not empty")]
+FolderName = Annotated[str, Pattern(r"(?!\.\.?$)(?!None$)[^/\\\0]*[^/\\\0\s][^/\\\0]*", "the name of one directory, without slashes")]
 RunPath = Annotated[
     Text, Pattern(r".*(?<!\.pt)(?<!\.pth)(?<!\.ckpt)", "the path of a run directory (checkpoint files of other code cannot be read)")
 ]

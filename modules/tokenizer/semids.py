@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from data.schemas import PAD, SeqBatch, TokenizedSeqBatch, UserError
@@ -110,17 +110,21 @@ class SemanticIdTokenizer(nn.Module):
         )
 
     def save(self, folder: Path) -> None:
-        """Writes ``tokenizer.safetensors`` (table and codebooks) and ``tokenizer.json`` (the rest) into ``folder``."""
+        """Writes ``tokenizer.safetensors`` (table and codebooks) and ``tokenizer.json`` (the rest) into ``folder``, each whole."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"sem_ids": self.sem_ids.cpu().contiguous()}
         tensors |= {f"codebook_{number}": codebook.cpu().contiguous() for number, codebook in enumerate(self.codebooks)}
-        temporary = folder / "tokenizer.safetensors.tmp"
-        save_file(tensors, temporary)
         described = {"format_version": FORMAT_VERSION, "num_codebooks": len(self.codebooks), **self.info._asdict()}
-        described_temporary = folder / "tokenizer.json.tmp"
-        described_temporary.write_text(json.dumps(described))
-        temporary.replace(folder / "tokenizer.safetensors")
-        described_temporary.replace(folder / "tokenizer.json")
+        contents = {"tokenizer.safetensors": save(tensors), "tokenizer.json": json.dumps(described).encode()}
+        temporary = {name: folder / f"{name}.tmp" for name in contents}
+        try:
+            for name, content in contents.items():
+                temporary[name].write_bytes(content)
+            for name, path in temporary.items():
+                path.replace(folder / name)
+        finally:
+            for path in temporary.values():
+                path.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: Path) -> "SemanticIdTokenizer":
