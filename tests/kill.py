@@ -104,12 +104,17 @@ def figures(folder: Path) -> dict[str, object]:
 
 def begun(folder: Path) -> str:
     """How far a killed run got, by what it left."""
-    run = folder / "run" / "beauty"
-    if any(run.glob("checkpoint-????????")):
-        return "training"
-    if (run / "config.gin").exists():
-        return "run directory"
-    return "data" if (folder / "data").exists() else "start"
+    run, data = folder / "run" / "beauty", folder / "data"
+    signs = {
+        "best weights": run / "model.safetensors",
+        "checkpoint": next(run.glob("checkpoint-????????"), run / "none"),
+        "embeddings": next(data.glob("processed/embeddings_*"), data / "none"),
+        "corpus": next(data.glob("processed/amazon_*"), data / "none"),
+        "raw files": data / "raw" / "beauty" / "meta.json.gz",
+        "archive": data / "raw" / "P5_data.zip",
+        "run directory": run / "config.gin",
+    }
+    return next((name for name, path in signs.items() if path.exists()), "nothing")
 
 
 def main() -> None:
