@@ -1,13 +1,14 @@
 # make demo   real data, real text encoder, both stages and recommendations, on a CPU in minutes
 # make test   the whole suite, offline
 # make check  linter, formatter and types
+# make bench  speed against peers and growth, with the machine's description; needs Beauty and a stage-1 run of it
 # make readme the README's parameter tables from the scripts' signatures
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check readme clean
+.PHONY: demo test check bench readme clean
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +36,15 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(VENV)/installed-bench: $(VENV)/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --group bench
+	touch $@
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.scaling
 
 readme: $(VENV)/installed-dev
 	$(BIN)/python -m tests.test_readme

@@ -68,8 +68,12 @@ def plot(result: dict[str, dict[str, list[float]]], path: Path) -> None:
     for axis, (name, curve) in zip(figure.subplots(1, len(result), sharey=True), result.items()):
         axis.loglog(curve["size"], curve["milliseconds_a_user"], marker="o")
         axis.set_xlabel(name)
+        shown = [size for size in curve["size"] if name != "items" or size != BASE["items"]]
+        axis.set_xticks(shown, labels=[f"{size:.0e}".replace("e+0", "e") if size >= 10_000 else str(size) for size in shown])
+        axis.minorticks_off()
+        axis.set_yticks([2, 5, 10, 20, 50, 100], labels=["2", "5", "10", "20", "50", "100"])
         axis.set_title(f"exponent {curve['exponent']:.2f}")
-        axis.grid(alpha=0.3, which="both")
+        axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("CPU ms a user" if curve["clock"] == "cpu" else "ms a user")
     figure.savefig(path, dpi=120)
 
