@@ -109,7 +109,8 @@ def translate(bindings: Sequence[Binding], parameters: Collection[str], default_
             if not _is_off(binding):
                 mistakes.append(f"{binding.where}train.{name}: {ABSENT[name]}; remove the line")
         elif name not in SILENT and not (name == HEAD_WIDTH and stage_two):
-            near = did_you_mean(name, [*parameters, *ALIASES]) or "; --help lists them all"
+            known = [*parameters, *(old for old, new in ALIASES.items() if new in parameters)]
+            near = did_you_mean(name, known) or "; --help lists them all"
             mistakes.append(f"{binding.where}there is no parameter train.{name}{near}")
         width = attention_width(binding, bindings, default_heads) if stage_two else None
         if width is not None:
