@@ -6,7 +6,8 @@ import os
 import pytest
 
 from data.schemas import UserError
-from modules.runtime.run import Run
+from modules.runtime.config import ROOT
+from modules.runtime.run import Run, environment
 
 RESOLVED = {"iterations": 5, "seed": 0, "resume": True, "device": "cpu"}
 
@@ -29,6 +30,13 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_says_so(tmp_path):
     assert make(tmp_path).finished
     assert json.loads((run.folder / "metrics.json").read_text()) == {"recall@10": 0.5}
     assert {"torch", "commit", "command"} <= json.loads((run.folder / "environment.json").read_text()).keys()
+
+
+def test_the_environment_names_the_script_as_the_project_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(ROOT / "train_decoder.py"), "a.gin"])
+    assert environment()["command"] == "train_decoder.py a.gin"
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "elsewhere.py")])
+    assert environment()["command"] == "elsewhere.py"
 
 
 def test_a_trailing_slash_of_the_root_changes_nothing(tmp_path):

@@ -195,7 +195,7 @@ def environment(processes: int = 1) -> dict[str, object]:
     return {
         "commit": commit,
         "uncommitted_changes": None if commit is None else _git("status", "--porcelain") is not None,
-        "command": " ".join(sys.argv),
+        "command": " ".join([_in_the_project(sys.argv[0]), *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -206,6 +206,11 @@ def environment(processes: int = 1) -> dict[str, object]:
         "processes": processes,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _in_the_project(script: str) -> str:
+    path = Path(script).resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def _git(*arguments: str) -> str | None:
