@@ -16,7 +16,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spi
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,7 +23,6 @@ import torch
 from torch import nn
 
 from data.interactions import Corpus, split_hash, statistics
-from data.p5 import SPLITS
 from data.processed import DataConfig, RecDataset, SeqData, load_corpus
 from data.schemas import UserError
 from evaluate.metrics import tie_order
@@ -36,12 +34,12 @@ from modules.rqvae import RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, place, set_seed
-from modules.runtime.hub import check_push, find_snapshot, push, read_config
+from modules.runtime.hub import find_snapshot, push, read_config
 from modules.runtime.judge import Judge, Part, Protocol
 from modules.runtime.ranks import Ranks
 from modules.runtime.retriever import Retriever, describe_retriever
+from modules.runtime.rules import shared_mistakes
 from modules.runtime.run import Run
-from modules.runtime.spelling import did_you_mean, one_of
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.scheduler import learning_rate_factor
@@ -280,9 +278,6 @@ def shape(settings: Mapping[str, object]) -> DecoderConfig:
 
 def check(settings: Mapping[str, object]) -> Iterator[str]:
     """A sentence for every rule between parameters that does not hold; what each takes for itself stands in the signature."""
-    split = str(settings["dataset_split"])
-    if settings["dataset"] is RecDataset.AMAZON and split not in SPLITS:
-        yield f"train.dataset_split is {split!r}; train.dataset AMAZON has {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
     cutoffs, beams = settings["top_k_eval_list"], settings["beam_size"]
     if 10 not in cutoffs:
         yield f"train.top_k_eval_list is {list(cutoffs)}; it needs 10 among its cut-offs: selection is on ndcg@10"
@@ -291,16 +286,7 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
             f"train.beam_size = {beams} cannot fill recall@{max(cutoffs)} of train.top_k_eval_list; raise it to at least that or drop the "
             "cut-off"
         )
-    if settings["amp"] and settings["mixed_precision_type"] == "fp16" and settings["device"] in ("cpu", "mps"):
-        yield f"train.mixed_precision_type = 'fp16' is for CUDA and train.device is {settings['device']!r}; set it to 'bf16'"
-    if settings["wandb_logging"] and find_spec("wandb") is None:
-        yield 'train.wandb_logging needs wandb: pip install "wandb>=0.28.2", or set it to False'
-    if settings["push_decoder_to_hf"] and (problem := check_push(settings["decoder_hf_model_name"])):
-        yield f"train.decoder_hf_model_name: {problem}"
-    try:
-        shape(settings)
-    except UserError as error:
-        yield from error.args
+    yield from shared_mistakes(settings, "decoder", shape)
 
 
 TRAINED_WITH = {

@@ -18,13 +18,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from data.p5 import SPLITS
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
@@ -36,10 +34,10 @@ from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, place, set_seed
-from modules.runtime.hub import check_push, find_snapshot, push, read_config
+from modules.runtime.hub import find_snapshot, push, read_config
 from modules.runtime.ranks import Ranks
+from modules.runtime.rules import shared_mistakes
 from modules.runtime.run import Run
-from modules.runtime.spelling import did_you_mean, one_of
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Text
 from modules.scheduler import learning_rate_factor
@@ -258,9 +256,6 @@ def shape(settings: Mapping[str, object]) -> RqVaeConfig:
 
 def check(settings: Mapping[str, object]) -> Iterator[str]:
     """A sentence for every rule between parameters that does not hold; what each takes for itself stands in the signature."""
-    split = str(settings["dataset_split"])
-    if settings["dataset"] is RecDataset.AMAZON and split not in SPLITS:
-        yield f"train.dataset_split is {split!r}; train.dataset AMAZON has {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
     steps, iterations = settings["autoencoder_steps"], settings["iterations"]
     if settings["use_kmeans_init"] and settings["pretrained_rqvae_path"] is None and steps >= iterations:
         yield (
@@ -270,16 +265,7 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
     start, end = settings["gumbel_temperature_start"], settings["gumbel_temperature_end"]
     if start < end:
         yield f"train.gumbel_temperature_end = {end} is above train.gumbel_temperature_start = {start}; temperatures fall: exchange them"
-    if settings["amp"] and settings["mixed_precision_type"] == "fp16" and settings["device"] in ("cpu", "mps"):
-        yield f"train.mixed_precision_type = 'fp16' is for CUDA and train.device is {settings['device']!r}; set it to 'bf16'"
-    if settings["wandb_logging"] and find_spec("wandb") is None:
-        yield 'train.wandb_logging needs wandb: pip install "wandb>=0.28.2", or set it to False'
-    if settings["push_vae_to_hf"] and (problem := check_push(settings["vae_hf_model_name"])):
-        yield f"train.vae_hf_model_name: {problem}"
-    try:
-        shape(settings)
-    except UserError as error:
-        yield from error.args
+    yield from shared_mistakes(settings, "vae", shape)
 
 
 def check_width(embeddings: Tensor, expected: int) -> None:
