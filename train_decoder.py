@@ -104,7 +104,7 @@ def train(
     vae_input_dim: Count | None = None,
     vae_embed_dim: Count | None = None,
     vae_hidden_dims: tuple[Count, ...] | None = None,
-    vae_codebook_size: Count | None = None,
+    vae_codebook_size: Count | tuple[Count, ...] | None = None,
     vae_n_layers: Count | None = None,
     vae_codebook_mode: QuantizeForwardMode | None = None,
     vae_input_norm: Literal["center_unit", "standardize", "none"] | None = None,

@@ -90,7 +90,7 @@ def train(
     vae_input_dim: Count = 768,
     vae_embed_dim: Count = 32,
     vae_hidden_dims: tuple[Count, ...] = (512, 256, 128),
-    vae_codebook_size: Count = 256,
+    vae_codebook_size: Count | tuple[Count, ...] = 256,
     vae_n_layers: Count = 3,
     vae_codebook_mode: QuantizeForwardMode = QuantizeForwardMode.STE,
     vae_distance: Literal["l2", "cosine"] = "l2",
@@ -142,7 +142,7 @@ def train(
         vae_input_dim: width of the item embeddings; checked against them.
         vae_embed_dim: width of the latent and of the codewords.
         vae_hidden_dims: hidden widths of the encoder; the decoder mirrors them.
-        vae_codebook_size: codes a level.
+        vae_codebook_size: codes a level; a list such as [512, 256, 128] gives every level its own number.
         vae_n_layers: levels of residual quantization.
         vae_codebook_mode: gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK.
         vae_distance: what the nearest codeword is: l2 (by squared distance) or cosine (by angle).
@@ -217,7 +217,7 @@ def train(
         parameters, step_size = sum(p.numel() for p in model.parameters()), recipe.batch_size * recipe.accumulate
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
         run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}")
-        run.say(f"model    {parameters:,} parameters; {vae_n_layers} x {vae_codebook_size} codes of width {vae_embed_dim}")
+        run.say(f"model    {parameters:,} parameters; {' + '.join(map(str, model_config.codebook_sizes))} codes of width {vae_embed_dim}")
         passes = f"{iterations * step_size / len(training):.0f} passes"
         run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {vae_codebook_mode.name}")
         run.say(f"run      {run.describe()}")
@@ -402,7 +402,7 @@ def look(model: RqVae, items: Tensor, trainer: Trainer, run: Run, step: int, war
     """Logs the health of the codes of all items, and warns of every level that collapsed, once."""
     ranks = trainer.ranks
     shares = ranks.gather([model.get_semantic_ids(items[ranks.index :: ranks.count]).cpu()])
-    codes, sizes = torch.cat([share for of_rank in shares for share in of_rank]), [model.config.codebook_size] * model.config.num_levels
+    codes, sizes = torch.cat([share for of_rank in shares for share in of_rank]), model.config.codebook_sizes
     health = codebook_health(codes, sizes)
     figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
     run.log(step=step, **figures)

@@ -17,15 +17,15 @@ from init.kmeans import ALONE, Shard
 from modules.encoder import MLP
 from modules.gradients import detached_sum, rotation_trick, straight_through
 from modules.loss import codebook_loss, commitment_loss, reconstruction_loss
+from modules.normalizer import INPUT_NORMS, InputNormalizer
 from modules.quantize import DISTANCES, Quantize, QuantizeForwardMode
-
-INPUT_NORMS = ("center_unit", "standardize", "none")
 
 
 @dataclass(frozen=True)
 class RqVaeConfig:
     """Shape and loss of an RQ-VAE; what a saved tokenizer needs to rebuild it.
 
+    ``codebook_size`` is one number for all levels, or one a level.
     ``codebook_normalize`` gives the encoder's latents length 1 and the codewords of the first level too. What a level leaves of a vector of
     length 1 is shorter, and a codeword of length 1 would overshoot it, so the codewords of the levels below keep the length they learn.
     The last ``n_cat_feats`` input features are categorical, values in [0, 1]: not normalised, and reconstructed as logits.
@@ -34,7 +34,7 @@ class RqVaeConfig:
     input_dim: int = 768
     embed_dim: int = 32
     hidden_dims: tuple[int, ...] = (512, 256, 128)
-    codebook_size: int = 256
+    codebook_size: int | tuple[int, ...] = 256
     num_levels: int = 3
     mode: QuantizeForwardMode = QuantizeForwardMode.STE
     commitment_weight: float = 0.25
@@ -49,7 +49,7 @@ class RqVaeConfig:
             raise UserError(f"train.vae_input_norm is {self.input_norm!r}; it can be one of {', '.join(map(repr, INPUT_NORMS))}")
         if self.distance not in DISTANCES:
             raise UserError(f"train.vae_distance is {self.distance!r}; it can be one of {', '.join(map(repr, DISTANCES))}")
-        sizes = (self.input_dim, self.embed_dim, *self.hidden_dims, self.codebook_size, self.num_levels)
+        sizes = (self.input_dim, self.embed_dim, *self.hidden_dims, *self.codebook_sizes, self.num_levels)
         if min(sizes) < 1:
             raise UserError(f"the vae_* widths, codebook size and number of levels must all be at least 1: got {sizes}")
         if not 0 <= self.n_cat_feats < self.input_dim:
@@ -57,6 +57,27 @@ class RqVaeConfig:
                 f"train.vae_n_cat_feats is {self.n_cat_feats} of {self.input_dim} input features; it must leave at least one that is not "
                 "categorical and not be negative: lower it or raise train.vae_input_dim"
             )
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K of each level."""
+        return level_sizes(self.codebook_size, self.num_levels)
+
+
+def level_sizes(codebook_size: int | tuple[int, ...], num_levels: int) -> tuple[int, ...]:
+    """K of each level from one number for all of them, or one each.
+
+    Raises:
+        UserError: another number of sizes than levels.
+    """
+    if isinstance(codebook_size, int):
+        return (codebook_size,) * num_levels
+    if len(codebook_size) != num_levels:
+        raise UserError(
+            f"train.vae_codebook_size = {list(codebook_size)} has {len(codebook_size)} numbers for train.vae_n_layers = {num_levels}; "
+            "give one number for each level, or one for all"
+        )
+    return codebook_size
 
 
 class RqVaeOutput(NamedTuple):
@@ -75,58 +96,19 @@ class Quantized(NamedTuple):
     relaxed: list[Tensor]  # L tensors [B, D] in Gumbel-softmax mode, else empty
 
 
-class RqVae(nn.Module):
+class RqVae(InputNormalizer):
     """See the module's docstring. ``fit_normalizer`` and ``kmeans_init`` look at the whole catalogue once, before training."""
 
-    input_mean: Tensor
-    input_scale: Tensor
-
     def __init__(self, config: RqVaeConfig) -> None:
-        super().__init__()
+        super().__init__(config.input_dim, config.input_norm, config.n_cat_feats)
         self.config = config
         dims = (config.input_dim, *config.hidden_dims, config.embed_dim)
         self.encoder = MLP(dims)
         self.decoder = MLP(dims[::-1])
         self.levels = nn.ModuleList(
-            Quantize(config.codebook_size, config.embed_dim, config.distance, config.sim_vq, config.codebook_normalize and number == 0)
-            for number in range(config.num_levels)
+            Quantize(size, config.embed_dim, config.distance, config.sim_vq, config.codebook_normalize and number == 0)
+            for number, size in enumerate(config.codebook_sizes)
         )
-        self.register_buffer("input_mean", torch.zeros(config.input_dim))
-        self.register_buffer("input_scale", torch.ones(config.input_dim))
-
-    @torch.no_grad()
-    def fit_normalizer(self, items: Tensor) -> None:
-        """Takes the mean (and for ``standardize`` the standard deviation) of the dense features of ``items`` [I, E].
-
-        Raises:
-            UserError: a categorical feature outside [0, 1].
-        """
-        dense, tail = self._parts(items)
-        inside = (tail >= 0) & (tail <= 1)
-        if not bool(inside.all()):
-            raise UserError(
-                f"the last {self.config.n_cat_feats} features are categorical by train.vae_n_cat_feats and must lie in [0, 1]: "
-                f"got {tail[~inside][0].item():g}; encode them as 0 and 1 or lower train.vae_n_cat_feats"
-            )
-        if self.config.input_norm == "none":
-            return
-        width = dense.shape[1]
-        self.input_mean[:width] = dense.mean(0)
-        if self.config.input_norm == "standardize":
-            self.input_scale[:width] = dense.std(0, correction=0).clamp_min(1e-6)
-
-    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The dense and the categorical features of [B, E]."""
-        width = self.config.input_dim - self.config.n_cat_feats
-        return x[:, :width], x[:, width:]
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """[B, E] as given -> [B, E] as the encoder reads it and the decoder learns to give back; categorical features stay as they are."""
-        x = (x - self.input_mean) / self.input_scale
-        if self.config.input_norm != "center_unit":
-            return x
-        dense, tail = self._parts(x)
-        return torch.cat([normalize(dense, dim=-1), tail], dim=-1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latent [B, D] in fp32 of a normalised ``x`` [B, E]."""

@@ -76,6 +76,9 @@ MISTAKES = [
     Mistake("rate of 0", "train.learning_rate = 0.0\n", (), ("train.learning_rate is 0.0", "above 0")),
     Mistake("infinite number", "train.learning_rate = 1e999\n", (), ("train.learning_rate is inf", "above 0")),
     Mistake("share above 1", "train.dropout_p = 1.5\n", (), ("train.dropout_p is 1.5", "at least 0 and below 1")),
+    Mistake(
+        "codebooks for other levels", "train.vae_codebook_size = [64, 32]\n", (), ("has 2 numbers", "one number for each level"), "rqvae"
+    ),
     Mistake("negative element of a list", "train.vae_hidden_dims = [512, -1]\n", (), ("[512, -1]", "at least 1"), "rqvae"),
     Mistake("unknown choice", 'train.lr_schedule = "cosin"\n', (), ("'cosine', 'inverse_sqrt' or 'constant'", "did you mean 'cosine'")),
     Mistake("unknown precision", 'train.mixed_precision_type = "bf61"\n', (), ("'bf16'", "did you mean 'bf16'")),

@@ -180,3 +180,18 @@ def test_centring_warm_up_and_kmeans_keep_the_codebooks_in_use_where_raw_input_c
 def test_the_loss_falls_in_every_mode(mode, device):
     losses = trained(catalogue().to(device), warm_up=50, kmeans=True, mode=mode)[1]
     assert sum(losses[-20:]) < 0.95 * sum(losses[:20])
+
+
+def test_every_level_may_have_its_own_number_of_codes():
+    model, items = untrained(codebook_size=(24, 16, 8)), catalogue()
+    assert model.config.codebook_sizes == (24, 16, 8)
+    model.fit_normalizer(items)
+    model.kmeans_init(items, seed=0)
+    assert [len(codes.unique()) for codes in model.get_semantic_ids(items).T] == [24, 16, 8]
+    assert [tuple(book.shape) for book in model.codebooks()] == [(24, 8), (16, 8), (8, 8)]
+
+
+def test_one_size_stands_for_every_level_and_another_number_of_sizes_is_refused():
+    assert config(codebook_size=16).codebook_sizes == (16, 16, 16)
+    with pytest.raises(UserError, match=r"vae_codebook_size = \[16, 8\] has 2 numbers for train.vae_n_layers = 3"):
+        config(codebook_size=(16, 8))

@@ -1,7 +1,7 @@
 """What a parameter may be: ranges and choices as type hints of ``train``, values checked against them, and gin's spelling of them.
 
-A hint is int, float, bool, str, an Enum, a Literal of strings, a tuple of one of these, any of them ``| None``, and Annotated with a Range
-or a Pattern.
+A hint is int, float, bool, str, an Enum, a Literal of strings, a tuple of one of these, some of them or None joined by ``|``, and Annotated
+with a Range or a Pattern.
 """
 
 import ast
@@ -80,7 +80,9 @@ def _coerce(value: object, hint: object) -> object:
             raise _NotAllowed
         return value
     if origin in (types.UnionType, typing.Union):
-        return None if value in (None, "", "None", "none", "null") else _coerce(value, _without_none(hint))
+        if type(None) in arguments and value in (None, "", "None", "none", "null"):
+            return None
+        return _first_that_fits(value, _without_none(hint))
     if origin is tuple:
         return tuple(_coerce(element, arguments[0]) for element in _as_list(value))
     if origin is Literal:
@@ -97,6 +99,15 @@ def _coerce(value: object, hint: object) -> object:
         _accept(value, member in hint.__members__)
         return hint[member]
     return _accept(value, isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)))
+
+
+def _first_that_fits(value: object, hints: typing.Sequence[object]) -> object:
+    for hint in hints:
+        try:
+            return _coerce(value, hint)
+        except _NotAllowed:
+            continue
+    raise _NotAllowed
 
 
 def _accept(value: object, is_allowed: bool) -> object:
@@ -123,7 +134,8 @@ def allowed(hint: object) -> str:
     if origin is Annotated:
         return arguments[-1].said if isinstance(arguments[-1], Pattern) else f"{allowed(arguments[0])}, {arguments[-1].said}"
     if origin in (types.UnionType, typing.Union):
-        return f"{allowed(_without_none(hint))}, or None"
+        said = ", or ".join(map(allowed, _without_none(hint)))
+        return f"{said}, or None" if type(None) in arguments else said
     if origin is tuple:
         return f"a list such as [512, 256], each {allowed(arguments[0])}"
     if origin is Literal:
@@ -156,5 +168,5 @@ def gin_value(value: object) -> str:
     return repr(list(value)) if isinstance(value, tuple) else repr(value)
 
 
-def _without_none(hint: object) -> object:
-    return next(option for option in typing.get_args(hint) if option is not type(None))
+def _without_none(hint: object) -> list[object]:
+    return [option for option in typing.get_args(hint) if option is not type(None)]

@@ -64,8 +64,7 @@ class SemanticIdTokenizer(nn.Module):
         rqvae.eval()
         codes = rqvae.get_semantic_ids(embeddings)
         collisions = collision_codes(codes, seeded_order(item_keys, seed).to(codes.device))
-        sizes = [rqvae.config.codebook_size] * rqvae.config.num_levels
-        info = TokenizerInfo(list(item_keys), embeddings_hash, sizes, seed)
+        info = TokenizerInfo(list(item_keys), embeddings_hash, list(rqvae.config.codebook_sizes), seed)
         return cls(torch.cat([codes, collisions.unsqueeze(1)], dim=1), rqvae.codebooks(), info)
 
     @property

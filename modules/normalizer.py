@@ -1,0 +1,66 @@
+"""How item embeddings are normalised before they become codes: by statistics of the whole catalogue, saved with what was fitted on them.
+
+Sentence embeddings share a large common mean; a first codebook that sees it spends itself on it, and everything becomes one ID.
+Shape letters: B batch, I items, E input width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from data.schemas import UserError
+
+INPUT_NORMS = ("center_unit", "standardize", "none")
+"""Subtract the mean, then unit rows; every dimension to mean 0 and deviation 1; nothing."""
+
+
+class InputNormalizer(nn.Module):
+    """What a tokenizer of item embeddings [.., E] is built on.
+
+    Args:
+        input_dim: E.
+        input_norm: one of INPUT_NORMS.
+        n_cat_feats: features at the end that are categorical, in [0, 1], and stay as they are.
+    """
+
+    input_mean: Tensor
+    input_scale: Tensor
+
+    def __init__(self, input_dim: int, input_norm: str, n_cat_feats: int = 0) -> None:
+        super().__init__()
+        self.input_norm = input_norm
+        self.num_dense = input_dim - n_cat_feats
+        self.register_buffer("input_mean", torch.zeros(input_dim))
+        self.register_buffer("input_scale", torch.ones(input_dim))
+
+    @torch.no_grad()
+    def fit_normalizer(self, items: Tensor) -> None:
+        """Takes the mean (and for ``standardize`` the standard deviation) of the dense features of ``items`` [I, E].
+
+        Raises:
+            UserError: a categorical feature outside [0, 1].
+        """
+        dense, tail = self._parts(items)
+        inside = (tail >= 0) & (tail <= 1)
+        if not bool(inside.all()):
+            raise UserError(
+                f"the last {tail.shape[1]} features are categorical by train.vae_n_cat_feats and must lie in [0, 1]: "
+                f"got {tail[~inside][0].item():g}; encode them as 0 and 1 or lower train.vae_n_cat_feats"
+            )
+        if self.input_norm == "none":
+            return
+        self.input_mean[: self.num_dense] = dense.mean(0)
+        if self.input_norm == "standardize":
+            self.input_scale[: self.num_dense] = dense.std(0, correction=0).clamp_min(1e-6)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The dense and the categorical features of [B, E]."""
+        return x[:, : self.num_dense], x[:, self.num_dense :]
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """[B, E] as given -> [B, E] as the tokenizer reads it; categorical features stay as they are."""
+        x = (x - self.input_mean) / self.input_scale
+        if self.input_norm != "center_unit":
+            return x
+        dense, tail = self._parts(x)
+        return torch.cat([normalize(dense, dim=-1), tail], dim=-1)
