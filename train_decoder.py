@@ -239,6 +239,8 @@ def train(
         tokenizer = SemanticIdTokenizer.load(rqvae_run).to(placement.device)
         tokenizer.check_items(corpus.item_keys)
         data = SeqData(corpus.histories, len(corpus.item_keys), max_seq_len, causal=encoder_attention == "causal").to(placement.device)
+        order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(placement.device)
+        tokenizer = tokenizer.ordered_by(order)
         set_seed(seed)
         model = EncoderDecoderRetrievalModel(model_config, tokenizer.vocab_sizes).to(placement.device)
         if pretrained is not None:
@@ -257,7 +259,6 @@ def train(
         run.say(f"run      {run.describe()}")
 
         retriever = Retriever(model, tokenizer, corpus.titles)
-        order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(placement.device)
         judge = Judge(retriever, data, order, protocol, placement, ranks)
         run.track(wandb_logging, wandb_project)
         seconds = fit(retriever, data, judge, recipe, placement, ranks, run)
@@ -310,11 +311,17 @@ def check_rqvae(folder: Path, settings: Mapping[str, object]) -> None:
     given = {name: settings[name] for name in TRAINED_WITH if settings[name] is not None}
     if not given:
         return
-    described = read_config(folder)["rqvae"]
-    trained = asdict(RqVaeConfig()) | dict(described)  # an older run lacks what had only one value then
+    described = read_config(folder)
+    if "direct" in described:
+        trained, kind = dict(described["direct"]), described["direct"]["kind"]
+    else:
+        trained, kind = asdict(RqVaeConfig()) | dict(described["rqvae"]), "rqvae"  # an older run lacks what had only one value then
     mistakes = []
     for name, value in given.items():
         value = value.name if isinstance(value, QuantizeForwardMode) else list(value) if isinstance(value, tuple) else value
+        if TRAINED_WITH[name] not in trained:
+            mistakes.append(f"train.{name} is {value} but the tokenizer in {folder} is {kind!r}, which has none; remove the line")
+            continue
         found = trained[TRAINED_WITH[name]]
         if value != found:
             mistakes.append(

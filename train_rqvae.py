@@ -4,7 +4,8 @@
     python train_rqvae.py configs/rqvae_amazon.gin dataset_split=toys       # any parameter can be overridden: name=value
     python train_rqvae.py configs/rqvae_amazon.gin item_embeddings=my.npy   # your own [items, width] vectors instead of a text encoder
 
-Loads the catalogue, embeds its texts (once, cached), trains an RQ-VAE on all items and writes a run directory under train.save_dir_root
+Loads the catalogue, embeds its texts (once, cached), trains an RQ-VAE on all items - or fits one of the tokenizers without a network, by
+train.tokenizer - and writes a run directory under train.save_dir_root
 with the weights, the semantic IDs of all items (tokenizer.safetensors, tokenizer.json), config.gin, log.jsonl and metrics.json. Stage 2
 reads that directory. The same command again goes on where an interrupted run stopped. --print-config prints the resolved config, --help
 every parameter.
@@ -16,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spi
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Literal, NamedTuple
@@ -29,6 +31,7 @@ from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health, collapse_warnings
 from evaluate.plots import codebook_plot, loss_plot
 from init.kmeans import Shard
+from modules.loss import reconstruction_loss
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
@@ -41,6 +44,7 @@ from modules.runtime.run import Run
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Text
 from modules.scheduler import learning_rate_factor
+from modules.tokenizer.direct import DirectConfig, DirectTokenizer, direct_tokenizer
 from modules.tokenizer.semids import SemanticIdTokenizer
 
 
@@ -73,6 +77,9 @@ def train(
     item_embeddings: Text | None = None,
     text_model: Text = "sentence-transformers/sentence-t5-base",
     save_dir_root: Text = "out/rqvae/amazon",
+    tokenizer: Literal["rqvae", "rqkmeans", "pq", "opq", "lsh", "random"] = "rqvae",
+    collision_policy: Literal["extra_code", "reassign", "none"] = "extra_code",
+    pca_dim: Natural = 0,
     pretrained_rqvae_path: RunPath | None = None,
     run_name: FolderName | None = None,
     resume: bool = True,
@@ -125,6 +132,12 @@ def train(
         item_embeddings: .npy file [items, width], float16 or float32, row i = item i; replaces the text encoder.
         text_model: sentence-transformers model, a hub name or a local directory.
         save_dir_root: the run directory is save_dir_root/dataset_split.
+        tokenizer: rqvae, or without a network: rqkmeans (residual k-means), pq (product quantization), opq (behind a learned rotation), lsh
+            (random hyperplanes), random (codes that say nothing). Of the parameters of the RQ-VAE these use vae_input_dim, vae_input_norm,
+            vae_codebook_size and vae_n_layers.
+        collision_policy: items that share all codes get one more code (extra_code), move to free codes nearby (reassign), or stay together
+            and are listed by popularity (none).
+        pca_dim: leading principal components that a tokenizer without a network quantizes; 0 takes the whole embedding.
         pretrained_rqvae_path: run directory, or hub name, whose weights to start from, k-means included.
         run_name: the run directory's name in save_dir_root instead of the split's.
         resume: go on where this run directory stopped; False starts anew in a directory beside it.
@@ -171,7 +184,7 @@ def train(
     settings = dict(locals())
     check_settings(train, settings, check)
     data_config = DataConfig(dataset, dataset_folder, dataset_split, force_dataset_process)
-    model_config = shape(settings)
+    config = shape(settings)
     ranks = Ranks(device)
     recipe = Recipe(
         iterations,
@@ -193,6 +206,9 @@ def train(
     )
     placement = place(device, amp, mixed_precision_type, ranks.device)
     pretrained = None if pretrained_rqvae_path is None else find_snapshot(pretrained_rqvae_path, dataset_split, "rqvae")
+    if pretrained is not None and "direct" in read_config(pretrained):
+        kind = read_config(pretrained)["direct"]["kind"]
+        raise UserError(f"{pretrained} is {kind!r}, not an RQ-VAE to start from; point train.pretrained_rqvae_path at one or remove it")
     with Run(save_dir_root, dataset_split, settings, ranks) as run:
         if run.finished:
             finished = (run.folder / "metrics.json").read_text()
@@ -204,29 +220,36 @@ def train(
             corpus = load_corpus(data_config)
             items = load_items(data_config, corpus, item_embeddings, text_model, placement.device)
         check_width(items.embeddings, vae_input_dim)
-        describe_rqvae(run, model_config, items)
+        describe_stage_one(run, config, items)
         training, held_out = split_items(items.embeddings, do_eval, seed)
-
         set_seed(seed)
-        model = RqVae(model_config).to(placement.device)
-        model.fit_normalizer(training)
-        training = where_it_fits(training, placement.device)
-        if pretrained is not None:
-            load_weights(model, pretrained / WEIGHTS)
-
-        parameters, step_size = sum(p.numel() for p in model.parameters()), recipe.batch_size * recipe.accumulate
+        codes = " + ".join(map(str, config.codebook_sizes))
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
         run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}")
-        run.say(f"model    {parameters:,} parameters; {' + '.join(map(str, model_config.codebook_sizes))} codes of width {vae_embed_dim}")
-        passes = f"{iterations * step_size / len(training):.0f} passes"
-        run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {vae_codebook_mode.name}")
-        run.say(f"run      {run.describe()}")
-
         run.track(wandb_logging, wandb_project)
-        seconds = fit(model, training, recipe, placement, ranks, run)
+        coder: RqVae | DirectTokenizer
+        if isinstance(config, RqVaeConfig):
+            coder = RqVae(config).to(placement.device)
+            coder.fit_normalizer(training)
+            training = where_it_fits(training, placement.device)
+            if pretrained is not None:
+                load_weights(coder, pretrained / WEIGHTS)
+            parameters, step_size = sum(p.numel() for p in coder.parameters()), recipe.batch_size * recipe.accumulate
+            run.say(f"model    {parameters:,} parameters; {codes} codes of width {vae_embed_dim}")
+            passes = f"{iterations * step_size / len(training):.0f} passes"
+            run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {vae_codebook_mode.name}")
+            run.say(f"run      {run.describe()}")
+            seconds = fit(coder, training, recipe, placement, ranks, run)
+        else:
+            coder = direct_tokenizer(config).to(placement.device)
+            run.say(f"model    {config.kind} of {config.width} dimensions, {codes} codes, no network")
+            run.say(f"run      {run.describe()}")
+            start = time.perf_counter()
+            coder.fit(training, seed, Shard(ranks.index, ranks.count, ranks.total))
+            seconds = time.perf_counter() - start
         if ranks.main:
             with memory_advice("train.vae_hidden_dims, or give the process more"):
-                finish(model, items, held_out, run, seconds, seed, allow_collapse)
+                finish(coder, items, held_out, run, seconds, settings)
             if push_vae_to_hf:
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
@@ -249,9 +272,22 @@ SHAPE = {
 """Parameters, and the fields of RqVaeConfig that they fill."""
 
 
-def shape(settings: Mapping[str, object]) -> RqVaeConfig:
-    """The RQ-VAE that the parameters describe."""
-    return RqVaeConfig(**{field: settings[name] for name, field in SHAPE.items()})
+DIRECT_SHAPE = {
+    "tokenizer": "kind",
+    "vae_input_dim": "input_dim",
+    "vae_codebook_size": "codebook_size",
+    "vae_n_layers": "num_levels",
+    "vae_input_norm": "input_norm",
+    "pca_dim": "pca_dim",
+}
+"""The same for DirectConfig."""
+
+
+def shape(settings: Mapping[str, object]) -> RqVaeConfig | DirectConfig:
+    """The tokenizer that the parameters describe."""
+    if settings["tokenizer"] == "rqvae":
+        return RqVaeConfig(**{field: settings[name] for name, field in SHAPE.items()})
+    return DirectConfig(**{field: settings[name] for name, field in DIRECT_SHAPE.items()})
 
 
 def check(settings: Mapping[str, object]) -> Iterator[str]:
@@ -265,6 +301,10 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
     start, end = settings["gumbel_temperature_start"], settings["gumbel_temperature_end"]
     if start < end:
         yield f"train.gumbel_temperature_end = {end} is above train.gumbel_temperature_start = {start}; temperatures fall: exchange them"
+    if settings["tokenizer"] == "rqvae" and settings["pca_dim"]:
+        yield f"train.pca_dim = {settings['pca_dim']} is for tokenizers without a network; set it to 0, or train.tokenizer to 'rqkmeans'"
+    if settings["tokenizer"] != "rqvae" and settings["pretrained_rqvae_path"] is not None:
+        yield f"train.pretrained_rqvae_path starts an RQ-VAE and train.tokenizer is {settings['tokenizer']!r}; remove one of them"
     yield from shared_mistakes(settings, "vae", shape)
 
 
@@ -293,8 +333,8 @@ def where_it_fits(items: Tensor, device: torch.device) -> Tensor:
     return items.to(device)
 
 
-def describe_rqvae(run: Run, config: RqVaeConfig, items: ItemData) -> None:
-    """Writes config.json: the model's shape and the hash of the embeddings it is trained on.
+def describe_stage_one(run: Run, config: RqVaeConfig | DirectConfig, items: ItemData) -> None:
+    """Writes config.json: the tokenizer's shape and the hash of the embeddings it is trained on.
 
     Raises:
         UserError: the directory was trained on other embeddings, as when the file of the same name was changed since.
@@ -306,8 +346,8 @@ def describe_rqvae(run: Run, config: RqVaeConfig, items: ItemData) -> None:
             f"the run in {run.folder} was begun on other item embeddings than there are now; "
             "set train.resume = False or another train.save_dir_root to train on the new ones"
         )
-    described = {"rqvae": asdict(config) | {"mode": config.mode.name}, "embeddings_hash": items.embeddings_hash}
-    run.write(path.name, json.dumps(described, indent=1))
+    shape = {"rqvae": asdict(config) | {"mode": config.mode.name}} if isinstance(config, RqVaeConfig) else {"direct": asdict(config)}
+    run.write(path.name, json.dumps({**shape, "embeddings_hash": items.embeddings_hash}, indent=1))
 
 
 def index_batches(num_items: int, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Tensor]:
@@ -423,41 +463,50 @@ def describe(health: CodebookHealth) -> str:
 
 @torch.no_grad()
 def finish(
-    model: RqVae, items: ItemData, held_out: Tensor | None, run: Run, seconds: float, seed: int, allow_collapse: bool
+    coder: RqVae | DirectTokenizer, items: ItemData, held_out: Tensor | None, run: Run, seconds: float, settings: Mapping[str, object]
 ) -> CodebookHealth:
     """Writes weights, tokenizer and metrics; returns the health of the codes of all items.
 
     Raises:
         UserError: a level collapsed and that is not allowed; nothing is written then, so that no decoder is trained on such codes.
     """
-    model.eval()
-    tokenizer = SemanticIdTokenizer.from_rqvae(model, items.embeddings, items.keys, items.embeddings_hash, seed)
+    coder.eval()
+    policy, seed = str(settings["collision_policy"]), int(str(settings["seed"]))
+    tokenizer = SemanticIdTokenizer.from_coder(coder, items.embeddings, items.keys, items.embeddings_hash, seed, policy)
     health = codebook_health(tokenizer.sem_ids[:, : tokenizer.num_levels].cpu(), tokenizer.info.codebook_sizes)
     problems = collapse_warnings(health, tokenizer.info.codebook_sizes)
-    if problems and not allow_collapse:
+    if problems and not settings["allow_collapse"]:
         raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
-    reconstruction = mean_reconstruction(model, items.embeddings)
+    reconstruction = mean_reconstruction(coder, items.embeddings)
     metrics: dict[str, object] = {
         **health._asdict(),
         "reconstruction_loss": reconstruction,
-        "held_out_reconstruction_loss": None if held_out is None else mean_reconstruction(model, held_out),
-        "collision_vocabulary": tokenizer.vocab_sizes[-1],
+        "held_out_reconstruction_loss": None if held_out is None else mean_reconstruction(coder, held_out),
+        "collision_vocabulary": tokenizer.vocab_sizes[-1] if policy == "extra_code" else None,
         "seconds": round(seconds, 1),
     }
-    save_weights(model, run.folder / WEIGHTS)
+    save_weights(coder, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
     run.picture("codes", codebook_plot(tokenizer.sem_ids[:, : tokenizer.num_levels].cpu(), tokenizer.info.codebook_sizes))
-    run.picture("training", loss_plot(run.lines()))
+    if isinstance(coder, RqVae):
+        run.picture("training", loss_plot(run.lines()))
     run.finish(metrics)
-    print(f"\ncodes    {describe(health)}, largest group {health.largest_group}; reconstruction {reconstruction:.4f}; {seconds:.0f} s")
+    told = "" if reconstruction is None else f"; reconstruction {reconstruction:.4f}"
+    print(f"\ncodes    {describe(health)}, largest group {health.largest_group}{told}; {seconds:.0f} s")
     print(f"saved    {run.folder}")
     return health
 
 
-def mean_reconstruction(model: RqVae, items: Tensor, chunk_size: int = 16384) -> float:
-    """Reconstruction loss over ``items`` [I, E], a chunk at a time."""
-    device = model.input_mean.device
-    sums = [model(chunk.to(device)).reconstruction_loss * len(chunk) for chunk in items.split(chunk_size)]
+def mean_reconstruction(coder: RqVae | DirectTokenizer, items: Tensor, chunk_size: int = 16384) -> float | None:
+    """Reconstruction loss over ``items`` [I, E], a chunk at a time; None for codes from which nothing can be reconstructed."""
+    sums = []
+    categorical = coder.config.n_cat_feats if isinstance(coder, RqVae) else 0
+    for chunk in items.split(chunk_size):
+        chunk = chunk.to(coder.input_mean.device)
+        reconstruction = coder.reconstruct(chunk)
+        if reconstruction is None:
+            return None
+        sums.append(reconstruction_loss(reconstruction, coder.normalize(chunk), categorical) * len(chunk))
     return torch.stack(sums).sum().item() / len(items)
 
 

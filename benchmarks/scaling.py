@@ -20,7 +20,7 @@ from benchmarks.timing import RESULTS, medians, save, table
 from data.schemas import TokenizedSeqBatch
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.runtime.device import place
-from modules.tokenizer.semids import collision_codes
+from modules.tokenizer.collisions import collision_codes
 from modules.tokenizer.trie import PrefixTrie
 
 BASE = {"items": 12_101, "history": 7, "beams": 10, "width": 128}

@@ -106,9 +106,13 @@ class Quantize(nn.Module):
         targets = self._compared(codewords)
         return torch.addmm(targets.square().sum(1), compared, targets.T, alpha=-2)
 
+    def distances(self, residual: Tensor) -> Tensor:
+        """[B, K] from [B, D], less the residual's own squared norm, which changes no comparison between codes."""
+        return self._distances(self._compared(residual), self.codewords())
+
     def nearest(self, residual: Tensor) -> Tensor:
         """Index [B] of the codeword nearest to each residual [B, D]; with cosine the residual's length does not matter."""
-        return self._distances(self._compared(residual), self.codewords()).min(1).indices
+        return self.distances(residual).min(1).indices
 
     def forward(self, residual: Tensor, temperature: float | None = None, generator: torch.Generator | None = None) -> QuantizeOutput:
         """Quantizes ``residual`` [B, D].

@@ -140,6 +140,11 @@ class RqVae(InputNormalizer):
     def _levels(self) -> list[Quantize]:
         return [level for level in self.levels if isinstance(level, Quantize)]
 
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K of each level."""
+        return self.config.codebook_sizes
+
     def codebooks(self) -> list[Tensor]:
         """The codewords of every level, L tensors [K, D], as the decoder reads them."""
         return [level.codewords() for level in self._levels()]
@@ -196,3 +201,16 @@ class RqVae(InputNormalizer):
         with torch.autocast(device.type, enabled=False):
             latents = (self.encode(self.normalize(chunk.to(device))) for chunk in items.split(chunk_size))
             return torch.cat([self.quantize(latent).codes for latent in latents])
+
+    @torch.no_grad()
+    def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
+        """How far each code of ``level`` is from ``items`` [B, E], given their ``codes`` [B, L] above: [B, K] (see Quantize.distances)."""
+        residual = self.encode(self.normalize(items))
+        for number, codewords in enumerate(self.codebooks()[:level]):
+            residual = residual - codewords[codes[:, number]]
+        return self._levels()[level].distances(residual)
+
+    @torch.no_grad()
+    def reconstruct(self, items: Tensor) -> Tensor:
+        """What the nearest codes of ``items`` [B, E] keep of ``normalize(items)`` [B, E]; of categorical features their logits."""
+        return self.decoder(detached_sum(self.quantize(self.encode(self.normalize(items))).codewords)).float()

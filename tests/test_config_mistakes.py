@@ -79,6 +79,14 @@ MISTAKES = [
     Mistake(
         "codebooks for other levels", "train.vae_codebook_size = [64, 32]\n", (), ("has 2 numbers", "one number for each level"), "rqvae"
     ),
+    Mistake("principal components of an RQ-VAE", "train.pca_dim = 64\n", (), ("train.pca_dim = 64 is for", "'rqkmeans'"), "rqvae"),
+    Mistake(
+        "hashed codes of no whole bits",
+        'train.tokenizer = "lsh"\ntrain.vae_codebook_size = 100\n',
+        (),
+        ("train.vae_codebook_size is 100", "take powers of two"),
+        "rqvae",
+    ),
     Mistake("negative element of a list", "train.vae_hidden_dims = [512, -1]\n", (), ("[512, -1]", "at least 1"), "rqvae"),
     Mistake("unknown choice", 'train.lr_schedule = "cosin"\n', (), ("'cosine', 'inverse_sqrt' or 'constant'", "did you mean 'cosine'")),
     Mistake("unknown precision", 'train.mixed_precision_type = "bf61"\n', (), ("'bf16'", "did you mean 'bf16'")),

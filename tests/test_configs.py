@@ -10,9 +10,9 @@ from modules.runtime.config import ROOT, resolve, run_script
 from tests.synthetic import write_atomic, write_embeddings, write_p5
 
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.gin"))
-RQVAE = [config for config in CONFIGS if Path(config).name.startswith("rqvae")]
+STAGE_ONE = [config for config in CONFIGS if Path(config).name.startswith(("rqvae", "tokenizer"))]
 DECODER = [config for config in CONFIGS if Path(config).name.startswith("decoder")]
-ITEMS = 300
+ITEMS = 600
 
 
 @pytest.fixture(scope="module")
@@ -25,39 +25,39 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_rqvae(config: str, data: Path, root: Path) -> None:
+def run_stage_one(config: str, data: Path, root: Path) -> None:
     width = resolve(train_rqvae.train, [config])["vae_input_dim"]
     short = ["iterations=2", "autoencoder_steps=1", "device=cpu", "allow_collapse=True", f"item_embeddings={data}/{width}.npy"]
     assert run_script(train_rqvae.train, "", [config, f"dataset_folder={data}", f"save_dir_root={root}", *short]) == 0
 
 
 def test_every_config_belongs_to_a_script() -> None:
-    assert len(RQVAE) >= 3
+    assert len(STAGE_ONE) >= 3
     assert len(DECODER) >= 3
-    assert set(RQVAE) | set(DECODER) == set(CONFIGS)
+    assert set(STAGE_ONE) | set(DECODER) == set(CONFIGS)
 
 
-@pytest.mark.parametrize("config", RQVAE)
-def test_the_rqvae_config_runs(config: str, data: Path, tmp_path: Path) -> None:
-    run_rqvae(config, data, tmp_path)
+@pytest.mark.parametrize("config", STAGE_ONE)
+def test_the_stage_one_config_runs(config: str, data: Path, tmp_path: Path) -> None:
+    run_stage_one(config, data, tmp_path)
 
 
 @pytest.mark.parametrize("config", DECODER)
 def test_the_decoder_config_runs(config: str, data: Path, tmp_path: Path) -> None:
     pair = "configs/rqvae_quick.gin" if "quick" in config else "configs/rqvae_amazon.gin"
-    run_rqvae(pair, data, tmp_path / "rqvae")
+    run_stage_one(pair, data, tmp_path / "rqvae")
     short = ["iterations=2", "beam_size=10", "eval_users=20", "do_eval=False", "device=cpu", "batch_size=32"]
     roots = [f"dataset_folder={data}", f"pretrained_rqvae_path={tmp_path}/rqvae", f"save_dir_root={tmp_path}/decoder"]
     assert run_script(train_decoder.train, "", [config, *roots, *short]) == 0
 
 
 @pytest.mark.parametrize("config", DECODER)
-def test_the_decoder_config_reads_what_an_rqvae_config_writes(config: str) -> None:
-    written = {resolve(train_rqvae.train, [rqvae])["save_dir_root"] for rqvae in RQVAE}
+def test_the_decoder_config_reads_what_a_stage_one_config_writes(config: str) -> None:
+    written = {resolve(train_rqvae.train, [stage_one])["save_dir_root"] for stage_one in STAGE_ONE}
     assert resolve(train_decoder.train, [config])["pretrained_rqvae_path"] in written
 
 
 def test_no_two_configs_share_a_run_directory() -> None:
-    for script, configs in ((train_rqvae.train, RQVAE), (train_decoder.train, DECODER)):
+    for script, configs in ((train_rqvae.train, STAGE_ONE), (train_decoder.train, DECODER)):
         roots = [resolve(script, [config])["save_dir_root"] for config in configs]
         assert len(set(roots)) == len(roots)

@@ -15,16 +15,17 @@ import train_decoder
 import train_rqvae
 from data.schemas import PAD, SeqBatch, UserError
 from modules.quantize import QuantizeForwardMode
+from modules.rqvae import RqVaeConfig
 from modules.runtime.card import read_settings, without_local_paths
 from modules.runtime.config import run_script
 from modules.runtime.hub import (
-    TrainedRqVae,
+    TrainedTokenizer,
     check_repo_name,
     find_snapshot,
     from_pretrained,
-    load_rqvae,
+    load_tokenizer,
     push,
-    read_rqvae_config,
+    restored,
     save_pretrained,
 )
 from modules.runtime.retriever import Retriever, load_retriever
@@ -97,9 +98,9 @@ def search(retriever: Retriever) -> list[torch.Tensor]:
 
 def test_a_shared_rqvae_gives_the_same_semantic_ids(runs: Path, tmp_path: Path) -> None:
     run = runs / "rqvae" / "beauty"
-    before = load_rqvae(run)
+    before = load_tokenizer(run)
     after = from_pretrained(str(save_pretrained(run, tmp_path / "out")))
-    assert isinstance(after, TrainedRqVae)
+    assert isinstance(after, TrainedTokenizer)
     assert after.model.config == before.model.config
     assert after.model.config.mode is QuantizeForwardMode.ROTATION_TRICK
     assert torch.equal(after.tokenizer.sem_ids, before.tokenizer.sem_ids)
@@ -246,8 +247,8 @@ def test_a_run_is_found_by_its_directory_or_its_parents_split(runs: Path, on_hub
 
 def test_a_hub_name_downloads_the_files_of_a_run_and_no_others(runs: Path, on_hub: list) -> None:
     found = from_pretrained("me/rqvae")
-    assert isinstance(found, TrainedRqVae)
-    assert torch.equal(found.tokenizer.sem_ids, load_rqvae(runs / "rqvae" / "beauty").tokenizer.sem_ids)
+    assert isinstance(found, TrainedTokenizer)
+    assert torch.equal(found.tokenizer.sem_ids, load_tokenizer(runs / "rqvae" / "beauty").tokenizer.sem_ids)
     ((name, patterns),) = on_hub
     assert name == "me/rqvae"
     assert set(patterns) == SHARED | {"titles.json"}
@@ -304,15 +305,15 @@ def test_stage_two_trains_on_semantic_ids_from_the_hub(runs: Path, on_hub: list,
 
 def test_every_field_of_a_config_survives_and_strange_ones_are_named(runs: Path) -> None:
     described = json.loads((runs / "rqvae" / "beauty" / "config.json").read_text())["rqvae"]
-    config = read_rqvae_config(described)
+    config = restored(described, RqVaeConfig)
     assert config.hidden_dims == (16,)
     assert (config.mode, config.embed_dim) == (QuantizeForwardMode.ROTATION_TRICK, 8)
     with pytest.raises(UserError, match="does not know: colour, taste"):
-        read_rqvae_config({**described, "taste": 1, "colour": 2})
+        restored({**described, "taste": 1, "colour": 2}, RqVaeConfig)
     with pytest.raises(UserError, match=r"cannot be read.*MYSTERY"):
-        read_rqvae_config({**described, "mode": "MYSTERY"})
+        restored({**described, "mode": "MYSTERY"}, RqVaeConfig)
 
 
 def test_a_decoder_is_not_taken_for_an_rqvae(runs: Path) -> None:
     with pytest.raises(UserError, match=r"not a run of train_rqvae\.py"):
-        load_rqvae(runs / "decoder" / "beauty")
+        load_tokenizer(runs / "decoder" / "beauty")

@@ -15,6 +15,7 @@ import recommend
 import train_decoder
 import train_rqvae
 from modules.runtime.config import ROOT
+from modules.runtime.hub import load_tokenizer
 from modules.runtime.retriever import load_retriever
 from tests.runs import ITEMS, USERS, run_decoder, run_rqvae
 from tests.synthetic import write_p5
@@ -238,3 +239,38 @@ def test_a_misspelled_parameter_gets_a_sentence_and_exit_code_two_from_the_shell
     assert done.returncode == 2
     assert "did you mean 'iterations'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "policy"),
+    [("rqkmeans", "extra_code"), ("opq", "reassign"), ("lsh", "none"), ("random", "extra_code"), ("rqvae", "reassign"), ("rqvae", "none")],
+)
+def test_stage_two_trains_on_the_ids_of_every_tokenizer(trained: Path, tmp_path: Path, tokenizer: str, policy: str) -> None:
+    run_rqvae(trained, f"tokenizer={tokenizer}", f"collision_policy={policy}", "iterations=100", f"save_dir_root={tmp_path}/rqvae")
+    made = load_tokenizer(tmp_path / "rqvae" / "beauty")
+    assert made.tokenizer.sem_ids.shape[1] == (4 if policy == "extra_code" else 3)
+    assert made.model.codebook_sizes == (8, 8, 8)
+    ids = [f"pretrained_rqvae_path={tmp_path}/rqvae", f"save_dir_root={tmp_path}/decoder"]
+    run_decoder(trained, *ids, "iterations=100")
+    metrics = json.loads((tmp_path / "decoder" / "beauty" / "metrics.json").read_text())
+    figures = metrics["validation"]["TIGER"]["metrics"]
+    assert figures["recall@10"] > 0
+    if policy == "reassign":  # an ID is an item: code-level matching claims nothing more
+        assert figures["code_recall@10"] == figures["recall@10"]
+
+
+def test_stage_two_refuses_what_a_tokenizer_without_a_network_does_not_have(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_rqvae(trained, "tokenizer=rqkmeans", f"save_dir_root={tmp_path}")
+    run_decoder(trained, f"pretrained_rqvae_path={tmp_path}", "vae_hidden_dims=[32]", "vae_codebook_size=9", code=2)
+    said = capsys.readouterr().err
+    assert "train.vae_hidden_dims is [32] but the tokenizer" in said
+    assert "'rqkmeans', which has none; remove the line" in said
+    assert "train.vae_codebook_size is 9 but the tokenizer" in said
+
+
+def test_a_tokenizer_without_a_network_starts_no_rqvae(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_rqvae(trained, "tokenizer=rqkmeans", f"save_dir_root={tmp_path}/direct")
+    run_rqvae(trained, f"pretrained_rqvae_path={tmp_path}/direct", f"save_dir_root={tmp_path}/rqvae", code=2)
+    assert "is 'rqkmeans', not an RQ-VAE" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import torch
 
 from data.schemas import PAD, SeqBatch, UserError
 from modules.rqvae import RqVae, RqVaeConfig
-from modules.tokenizer.semids import SemanticIdTokenizer, TokenizerInfo, collision_codes, seeded_order
+from modules.tokenizer.collisions import collision_codes
+from modules.tokenizer.semids import SemanticIdTokenizer, TokenizerInfo, seeded_order
 
 
 def keys_of(number: int) -> list[str]:
@@ -136,25 +137,25 @@ def test_without_a_collision_code_an_id_leads_to_the_first_of_its_items_in_the_s
     assert torch.equal(made.tuples_of(torch.tensor([0, 1])), made.trie.find(codes[:2]))
 
 
-def test_from_rqvae_keeps_the_codewords_that_the_decoder_reads():
+def test_from_coder_keeps_the_codewords_that_the_decoder_reads():
     torch.manual_seed(0)
     shape = {"input_dim": 6, "embed_dim": 3, "hidden_dims": (5,), "codebook_size": 4, "num_levels": 2}
     model, items = RqVae(RqVaeConfig(**shape, sim_vq=True, codebook_normalize=True)), torch.randn(50, 6)
     with torch.no_grad():
         for level in model.levels:
             level.projection.normal_()
-    made = SemanticIdTokenizer.from_rqvae(model, items, keys_of(50), "hash")
+    made = SemanticIdTokenizer.from_coder(model, items, keys_of(50), "hash")
     maps = [level.codebook @ level.projection.T for level in model.levels]
     torch.testing.assert_close(made.codebooks[0], torch.nn.functional.normalize(maps[0], dim=1))
     torch.testing.assert_close(made.codebooks[1], maps[1])
 
 
-def test_from_rqvae_takes_nearest_codes_and_appends_collision_codes():
+def test_from_coder_takes_nearest_codes_and_appends_collision_codes():
     torch.manual_seed(0)
     model = RqVae(RqVaeConfig(input_dim=6, embed_dim=3, hidden_dims=(5,), codebook_size=4, num_levels=2))
     items = torch.randn(50, 6)
     model.fit_normalizer(items)
-    made = SemanticIdTokenizer.from_rqvae(model, items, keys_of(50), "hash", seed=2)
+    made = SemanticIdTokenizer.from_coder(model, items, keys_of(50), "hash", seed=2)
     assert torch.equal(made.sem_ids[:, :2], model.get_semantic_ids(items))
     assert torch.equal(made.sem_ids[:, 2], collision_codes(made.sem_ids[:, :2], seeded_order(keys_of(50), 2)))
     assert made.info == TokenizerInfo(keys_of(50), "hash", [4, 4], 2)

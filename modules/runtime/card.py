@@ -27,7 +27,7 @@ def model_card(run: Path, repo: str | None) -> str:
     name = repo or "OWNER/NAME"
     settings = read_settings((run / "config.gin").read_text())
     metrics, described = _json(run / "metrics.json"), _json(run / "config.json")
-    stage = 1 if "rqvae" in described else 2
+    stage = 2 if "decoder" in described else 1
     tokenizer = _json(run / "tokenizer.json")
     data = [
         ("dataset", f"{settings.get('dataset')}, {settings.get('dataset_split')}"),
@@ -139,8 +139,8 @@ def _parts(metrics: Mapping[str, object]) -> list[tuple[str, dict[str, dict]]]:
 def _loading_stage_one(name: str) -> str:
     return (
         "From a checkout of the code:\n\n```python\nfrom modules.runtime.hub import from_pretrained\n\n"
-        f'rqvae, tokenizer = from_pretrained("{name}")\ntokenizer.sem_ids  # [items, codes], row i = tokenizer.info.item_keys[i]\n'
-        "rqvae.get_semantic_ids(embeddings)  # codes of other items, without collision code\n```\n\n"
+        f'coder, tokenizer = from_pretrained("{name}")\ntokenizer.sem_ids  # [items, codes], row i = tokenizer.info.item_keys[i]\n'
+        "coder.get_semantic_ids(embeddings)  # codes of other items, without collision code\n```\n\n"
         f"Stage 2 on these IDs: `python train_decoder.py CONFIG pretrained_rqvae_path={name}`"
     )
 

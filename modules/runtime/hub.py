@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal, NamedTuple, get_type_hints
+from typing import Literal, NamedTuple, TypeVar, get_type_hints
 
 import torch
 
@@ -21,18 +21,20 @@ from modules.runtime.card import model_card, without_local_paths
 from modules.runtime.checkpoint import WEIGHTS, load_weights
 from modules.runtime.retriever import Retriever, load_retriever
 from modules.runtime.values import coerce
+from modules.tokenizer.direct import DirectConfig, DirectTokenizer, direct_tokenizer
 from modules.tokenizer.semids import SemanticIdTokenizer
 
 BINARY = (WEIGHTS, "tokenizer.safetensors")
 TEXTS = ("config.json", "tokenizer.json", "titles.json", "config.gin", "metrics.json", "environment.json")
 OPTIONAL = ("titles.json",)
 """Written by stage 2 only."""
+Config = TypeVar("Config", RqVaeConfig, DirectConfig)
 
 
-class TrainedRqVae(NamedTuple):
+class TrainedTokenizer(NamedTuple):
     """What a run of stage 1 gives."""
 
-    model: RqVae
+    model: RqVae | DirectTokenizer
     tokenizer: SemanticIdTokenizer
 
 
@@ -66,7 +68,7 @@ def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:
     return folder
 
 
-def from_pretrained(name: str, device: torch.device | str = "cpu") -> TrainedRqVae | Retriever:
+def from_pretrained(name: str, device: torch.device | str = "cpu") -> TrainedTokenizer | Retriever:
     """A trained run, ready to use: of stage 1 the RQ-VAE and its semantic IDs, of stage 2 the retriever.
 
     Args:
@@ -77,38 +79,42 @@ def from_pretrained(name: str, device: torch.device | str = "cpu") -> TrainedRqV
         UserError: nothing of that name, or something else than a run.
     """
     folder = find_snapshot(name)
-    return load_rqvae(folder, device) if "rqvae" in read_config(folder) else load_retriever(folder, device)
+    return load_tokenizer(folder, device) if "decoder" not in read_config(folder) else load_retriever(folder, device)
 
 
-def load_rqvae(folder: Path, device: torch.device | str = "cpu") -> TrainedRqVae:
+def load_tokenizer(folder: Path, device: torch.device | str = "cpu") -> TrainedTokenizer:
     """Reads a run of stage 1; the codes of its model are those of its tokenizer.
 
     Raises:
         UserError: not such a run, or a damaged one.
     """
-    described = read_config(folder).get("rqvae")
-    if not isinstance(described, dict):
+    rqvae, direct = (read_config(folder).get(kind) for kind in ("rqvae", "direct"))
+    coder: RqVae | DirectTokenizer
+    if isinstance(rqvae, dict):
+        coder = RqVae(restored(rqvae, RqVaeConfig))
+    elif isinstance(direct, dict):
+        coder = direct_tokenizer(restored(direct, DirectConfig))
+    else:
         raise UserError(f"{folder} is not a run of train_rqvae.py; give the directory that it printed as 'run'")
-    model = RqVae(read_rqvae_config(described))
-    load_weights(model, folder / WEIGHTS)
-    return TrainedRqVae(model.to(device).eval(), SemanticIdTokenizer.load(folder).to(device))
+    load_weights(coder, folder / WEIGHTS)
+    return TrainedTokenizer(coder.to(device).eval(), SemanticIdTokenizer.load(folder).to(device))
 
 
-def read_rqvae_config(described: Mapping[str, object]) -> RqVaeConfig:
+def restored(described: Mapping[str, object], kind: type[Config]) -> Config:
     """The config that config.json describes, Enum and tuples restored; a field that it lacks keeps its default.
 
     Raises:
         UserError: a key or a value that this version does not know.
     """
-    hints = get_type_hints(RqVaeConfig)
-    unknown = described.keys() - {field.name for field in fields(RqVaeConfig)}
+    hints = get_type_hints(kind)
+    unknown = described.keys() - {field.name for field in fields(kind)}
     if unknown:
         raise UserError(
             f"config.json has keys that this version does not know: {', '.join(sorted(unknown))}; use the version that wrote it"
         )
     try:
         values = {name: coerce(value, hints[name]) for name, value in described.items()}
-        return RqVaeConfig(**values)  # type: ignore[arg-type]  # coerce gave every field its type
+        return kind(**values)  # type: ignore[arg-type]  # coerce gave every field its type
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"config.json cannot be read ({error}); use the version that wrote it") from error
 
@@ -141,7 +147,7 @@ def find_snapshot(name: str, split: str | None = None, stage: Literal["rqvae", "
         raise UserError(
             f"{name} on the hub is no run of this project (no tokenizer.json); give the name of one that is, or a run directory"
         )
-    if stage is not None and stage not in read_config(folder):
+    if stage is not None and ("decoder" in read_config(folder)) != (stage == "decoder"):
         raise UserError(f"{folder} is a run of the other script; train.pretrained_{stage}_path takes one of train_{stage}.py")
     return folder
 

@@ -1,8 +1,9 @@
-"""SemanticIdTokenizer: the frozen RQ-VAE's codes plus a collision code, as a table item <-> semantic ID that is saved and loaded whole.
+"""SemanticIdTokenizer: the codes of a fitted tokenizer as a table item <-> semantic ID that is saved and loaded whole.
 
-TIGER, section 3.1: items that share all L codes are told apart by one more integer. Which item gets which integer is drawn from a seeded
-order of the items' external ids, never from their row numbers, which in public files follow first appearance and leak the future.
-Shape letters: I items, L levels, C = L + 1 codes with the collision code, B batch, N history length, P targets.
+TIGER, section 3.1: items that share all L codes are told apart by one more integer (other ways: modules.tokenizer.collisions). Which item
+gets which integer is drawn from a seeded order of the items' external ids, never from their row numbers, which in public files follow first
+appearance and leak the future.
+Shape letters: I items, L levels, C = L + 1 codes with a collision code, else L, B batch, N history length, P targets.
 """
 
 import hashlib
@@ -16,7 +17,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from data.schemas import PAD, SeqBatch, TokenizedSeqBatch, UserError
-from modules.rqvae import RqVae
+from modules.tokenizer.coder import Coder
+from modules.tokenizer.collisions import collision_codes, reassign_collisions
 from modules.tokenizer.trie import PrefixTrie
 
 FORMAT_VERSION = 1
@@ -28,7 +30,7 @@ class TokenizerInfo(NamedTuple):
     item_keys: list[str]  # [I] external ids, in row order
     embeddings_hash: str  # of the item embeddings the codes were computed from
     codebook_sizes: list[int]  # L sizes
-    seed: int  # of the order behind the collision codes
+    seed: int  # of the order that decides between items that share all codes
 
 
 class SemanticIdTokenizer(nn.Module):
@@ -38,12 +40,13 @@ class SemanticIdTokenizer(nn.Module):
         sem_ids: [I, C] int64.
         codebooks: L tensors [K, D], kept with the IDs they explain; may be empty for IDs that come without.
         info: provenance.
+        item_order: [I] ranks by which the items of one ID are listed; None takes the seeded order.
         num_levels: L; C - L is 1 where there is a collision code, else 0.
     """
 
     sem_ids: Tensor
 
-    def __init__(self, sem_ids: Tensor, codebooks: Sequence[Tensor], info: TokenizerInfo) -> None:
+    def __init__(self, sem_ids: Tensor, codebooks: Sequence[Tensor], info: TokenizerInfo, item_order: Tensor | None = None) -> None:
         super().__init__()
         self.info = info
         self.num_levels = len(info.codebook_sizes)
@@ -53,19 +56,39 @@ class SemanticIdTokenizer(nn.Module):
         if sem_ids.shape[1] > self.num_levels:
             vocab_sizes.append(int(sem_ids[:, -1].max()) + 1)
         self.vocab_sizes = tuple(vocab_sizes)
-        order = seeded_order(info.item_keys, info.seed).to(sem_ids.device)
-        self.trie = PrefixTrie(self.sem_ids, self.vocab_sizes, item_order=order)
+        self.item_order = item_order
+        order = seeded_order(info.item_keys, info.seed) if item_order is None else item_order
+        self.trie = PrefixTrie(self.sem_ids, self.vocab_sizes, item_order=order.to(sem_ids.device))
 
     @classmethod
-    def from_rqvae(
-        cls, rqvae: RqVae, embeddings: Tensor, item_keys: Sequence[str], embeddings_hash: str, seed: int = 0
+    def from_coder(
+        cls,
+        coder: Coder,
+        embeddings: Tensor,
+        item_keys: Sequence[str],
+        embeddings_hash: str,
+        seed: int = 0,
+        collision_policy: str = "extra_code",
     ) -> "SemanticIdTokenizer":
-        """Tokenizes all items [I, E] with the nearest codes of a trained RQ-VAE and appends collision codes."""
-        rqvae.eval()
-        codes = rqvae.get_semantic_ids(embeddings)
-        collisions = collision_codes(codes, seeded_order(item_keys, seed).to(codes.device))
-        info = TokenizerInfo(list(item_keys), embeddings_hash, list(rqvae.config.codebook_sizes), seed)
-        return cls(torch.cat([codes, collisions.unsqueeze(1)], dim=1), rqvae.codebooks(), info)
+        """Tokenizes all items [I, E] with a fitted coder and deals with those that share all codes.
+
+        Raises:
+            UserError: see reassign_collisions.
+        """
+        codes = coder.get_semantic_ids(embeddings)
+        order = seeded_order(item_keys, seed).to(codes.device)
+        if collision_policy == "extra_code":
+            codes = torch.cat([codes, collision_codes(codes, order).unsqueeze(1)], dim=1)
+        elif collision_policy == "reassign":
+            codes = reassign_collisions(coder, embeddings, codes, order)
+        info = TokenizerInfo(list(item_keys), embeddings_hash, list(coder.codebook_sizes), seed)
+        return cls(codes, coder.codebooks(), info)
+
+    def ordered_by(self, item_order: Tensor) -> "SemanticIdTokenizer":
+        """The same IDs; items that share one are listed, and found by a search, in ``item_order`` [I], such as that of popularity."""
+        if self.trie.one_item_a_leaf:
+            return self
+        return SemanticIdTokenizer(self.sem_ids, self.codebooks, self.info, item_order)
 
     @property
     def num_items(self) -> int:
@@ -113,6 +136,8 @@ class SemanticIdTokenizer(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"sem_ids": self.sem_ids.cpu().contiguous()}
         tensors |= {f"codebook_{number}": codebook.cpu().contiguous() for number, codebook in enumerate(self.codebooks)}
+        if self.item_order is not None:
+            tensors["item_order"] = self.item_order.cpu().contiguous()
         described = {"format_version": FORMAT_VERSION, "num_codebooks": len(self.codebooks), **self.info._asdict()}
         contents = {"tokenizer.safetensors": save(tensors), "tokenizer.json": json.dumps(described).encode()}
         temporary = {name: folder / f"{name}.tmp" for name in contents}
@@ -146,7 +171,7 @@ class SemanticIdTokenizer(nn.Module):
             info = TokenizerInfo(**described)
             if len(tensors["sem_ids"]) != len(info.item_keys):
                 raise UserError(f"the two files of the tokenizer in {folder} are not of one run: train stage 1 again")
-            return cls(tensors["sem_ids"], codebooks, info)
+            return cls(tensors["sem_ids"], codebooks, info, tensors.get("item_order"))
         except (AttributeError, KeyError, TypeError) as error:
             raise UserError(f"the tokenizer in {folder} lacks a part ({error}): train stage 1 again") from error
 
@@ -159,17 +184,3 @@ def seeded_order(item_keys: Sequence[str], seed: int) -> Tensor:
     ranks = torch.empty_like(by_digest)
     ranks[by_digest] = torch.arange(len(digests))
     return ranks
-
-
-def collision_codes(codes: Tensor, order: Tensor) -> Tensor:
-    """0, 1, 2, ... [I] within each group of items with equal ``codes`` [I, L], in ascending ``order`` [I]; by sorting, never all pairs."""
-    group = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
-    for level in range(codes.shape[1]):  # re-numbering level by level keeps the key far from overflow at any L and K
-        group = torch.unique(group * (int(codes[:, level].max()) + 1) + codes[:, level], return_inverse=True)[1]
-    by_order = order.argsort()
-    arranged = by_order[group[by_order].argsort(stable=True)]
-    sizes = torch.bincount(group)
-    starts = sizes.cumsum(0) - sizes
-    result = torch.empty_like(group)
-    result[arranged] = torch.arange(len(codes), device=codes.device) - starts.repeat_interleave(sizes)
-    return result

@@ -1,0 +1,31 @@
+"""What makes codes: the face that every tokenizer of item embeddings shows to the rest.
+
+Shape letters: B batch, I items, E input width, L levels, K codebook size of a level.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Coder(Protocol):
+    """A fitted tokenizer: an RQ-VAE, or one of those without a network (modules.tokenizer.direct)."""
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K of each level."""
+
+    def codebooks(self) -> list[Tensor]:
+        """Codewords of each level, [K, width]; none where codes are not the nearest of anything."""
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """[B, E] as given -> [B, E] as it is coded and reconstructed."""
+
+    def get_semantic_ids(self, items: Tensor) -> Tensor:
+        """Codes [I, L] of ``items`` [I, E], without collision code."""
+
+    def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
+        """[B, K]: how far each code of ``level`` is from ``items`` [B, E], given their ``codes`` [B, L] of the levels above it."""
+
+    def reconstruct(self, items: Tensor) -> Tensor | None:
+        """What the codes of ``items`` [B, E] keep of ``normalize(items)``, [B, E]; None where nothing can be given back."""
