@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from data.cooccurrence import append_collaborative
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
@@ -72,6 +73,8 @@ def train(
     force_dataset_process: bool = False,
     item_embeddings: Text | None = None,
     text_model: Text = "sentence-transformers/sentence-t5-base",
+    collaborative_weight: NonNegative = 0.0,
+    collaborative_dim: Count = 64,
     save_dir_root: Text = "out/rqvae/amazon",
     pretrained_rqvae_path: RunPath | None = None,
     run_name: FolderName | None = None,
@@ -124,6 +127,9 @@ def train(
         force_dataset_process: read the raw files again although a cache exists.
         item_embeddings: .npy file [items, width], float16 or float32, row i = item i; replaces the text encoder.
         text_model: sentence-transformers model, a hub name or a local directory.
+        collaborative_weight: length of the co-occurrence vectors (of the training histories alone) that follow each item's embedding,
+            itself centred and of length 1 then; 0 leaves them out.
+        collaborative_dim: their width; vae_input_dim counts it too.
         save_dir_root: the run directory is save_dir_root/dataset_split.
         pretrained_rqvae_path: run directory, or hub name, whose weights to start from, k-means included.
         run_name: the run directory's name in save_dir_root instead of the split's.
@@ -139,7 +145,7 @@ def train(
         commitment_weight: beta of the commitment loss.
         use_kmeans_init: set each codebook to the k-means centroids of the whole catalogue's residuals.
         autoencoder_steps: first steps, without the quantizer, after which k-means finds latents that stay put; part of iterations.
-        vae_input_dim: width of the item embeddings; checked against them.
+        vae_input_dim: width of the item embeddings, collaborative vectors included; checked against them.
         vae_embed_dim: width of the latent and of the codewords.
         vae_hidden_dims: hidden widths of the encoder; the decoder mirrors them.
         vae_codebook_size: codes a level; a list such as [512, 256, 128] gives every level its own number.
@@ -203,7 +209,9 @@ def train(
         with ranks.main_first():
             corpus = load_corpus(data_config)
             items = load_items(data_config, corpus, item_embeddings, text_model, placement.device)
-        check_width(items.embeddings, vae_input_dim)
+            check_width(items.embeddings, vae_input_dim, collaborative_dim if collaborative_weight else 0)
+            if collaborative_weight:
+                items = append_collaborative(items, corpus.histories, collaborative_weight, collaborative_dim)
         describe_rqvae(run, model_config, items)
         training, held_out = split_items(items.embeddings, do_eval, seed)
 
@@ -216,7 +224,8 @@ def train(
 
         parameters, step_size = sum(p.numel() for p in model.parameters()), recipe.batch_size * recipe.accumulate
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
-        run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}")
+        behind = f" and {collaborative_dim} collaborative features of weight {collaborative_weight:g}" if collaborative_weight else ""
+        run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}{behind}")
         run.say(f"model    {parameters:,} parameters; {' + '.join(map(str, model_config.codebook_sizes))} codes of width {vae_embed_dim}")
         passes = f"{iterations * step_size / len(training):.0f} passes"
         run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {vae_codebook_mode.name}")
@@ -265,15 +274,18 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
     start, end = settings["gumbel_temperature_start"], settings["gumbel_temperature_end"]
     if start < end:
         yield f"train.gumbel_temperature_end = {end} is above train.gumbel_temperature_start = {start}; temperatures fall: exchange them"
+    if settings["collaborative_weight"] and settings["vae_n_cat_feats"]:
+        yield "train.collaborative_weight appends features to those at the end that train.vae_n_cat_feats calls categorical; set one to 0"
     yield from shared_mistakes(settings, "vae", shape)
 
 
-def check_width(embeddings: Tensor, expected: int) -> None:
-    """Refuses embeddings of another width than the config says."""
-    found = embeddings.shape[1]
+def check_width(embeddings: Tensor, expected: int, appended: int) -> None:
+    """Refuses embeddings that, with ``appended`` collaborative features, have another width than the config says."""
+    found = embeddings.shape[1] + appended
     if found != expected:
+        what = f"{found} wide, of which train.collaborative_dim = {appended}" if appended else f"{found} wide"
         raise UserError(
-            f"train.vae_input_dim is {expected} but the item embeddings are {found} wide; set train.vae_input_dim = {found} or change them"
+            f"train.vae_input_dim is {expected} but the item embeddings are {what}; set train.vae_input_dim = {found} or change them"
         )
 
 
