@@ -34,7 +34,7 @@ from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
-from modules.runtime.device import Placement, memory_advice, place, set_seed
+from modules.runtime.device import Placement, memory_advice, on_device, place, set_seed
 from modules.runtime.hub import find_snapshot, push, read_config
 from modules.runtime.ranks import Ranks
 from modules.runtime.rules import shared_mistakes
@@ -301,7 +301,7 @@ def split_items(embeddings: Tensor, do_eval: bool, seed: int) -> tuple[Tensor, T
 def where_it_fits(items: Tensor, device: torch.device) -> Tensor:
     """The catalogue on the device, where a step draws its rows by index, unless it would fill more than a quarter of what is free there."""
     if device.type == "cuda" and items.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
-        return items.pin_memory()
+        return items
     return items.to(device)
 
 
@@ -333,7 +333,7 @@ def index_batches(num_items: int, batch_size: int, seed: int, device: torch.devi
         number, position = divmod(step, per_pass)
         if cached is None or cached[0] != number:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            cached = (number, torch.randperm(num_items, generator=generator).to(device))
+            cached = (number, on_device(torch.randperm(num_items, generator=generator), device))
         return cached[1][position * size : (position + 1) * size]
 
     return rows
@@ -404,7 +404,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
 
             def share(micro: int, step: int = step) -> LossShare:
                 own = rows(step * recipe.accumulate + micro)[ranks.index :: ranks.count]
-                return trainer.objective(items[own].to(placement.device), temperature(step))
+                return trainer.objective(on_device(items.index_select(0, own), placement.device), temperature(step))
 
             trainer.update(step, share)
     return trainer.seconds
