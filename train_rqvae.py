@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from data.cooccurrence import append_collaborative
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
@@ -36,7 +37,7 @@ from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
-from modules.runtime.device import Placement, memory_advice, place, set_seed
+from modules.runtime.device import Placement, memory_advice, on_device, place, set_seed
 from modules.runtime.hub import find_snapshot, push, read_config
 from modules.runtime.ranks import Ranks
 from modules.runtime.rules import shared_mistakes
@@ -76,6 +77,8 @@ def train(
     force_dataset_process: bool = False,
     item_embeddings: Text | None = None,
     text_model: Text = "sentence-transformers/sentence-t5-base",
+    collaborative_weight: NonNegative = 0.0,
+    collaborative_dim: Count = 64,
     save_dir_root: Text = "out/rqvae/amazon",
     tokenizer: Literal["rqvae", "rqkmeans", "pq", "opq", "lsh", "random"] = "rqvae",
     collision_policy: Literal["extra_code", "reassign", "none"] = "extra_code",
@@ -131,6 +134,9 @@ def train(
         force_dataset_process: read the raw files again although a cache exists.
         item_embeddings: .npy file [items, width], float16 or float32, row i = item i; replaces the text encoder.
         text_model: sentence-transformers model, a hub name or a local directory.
+        collaborative_weight: length of the co-occurrence vectors (of the training histories alone) that follow each item's embedding,
+            itself centred and of length 1 then; 0 leaves them out.
+        collaborative_dim: their width; vae_input_dim counts it too.
         save_dir_root: the run directory is save_dir_root/dataset_split.
         tokenizer: rqvae, or without a network: rqkmeans (residual k-means), pq (product quantization), opq (behind a learned rotation), lsh
             (random hyperplanes), random (codes that say nothing). Of the parameters of the RQ-VAE these use vae_input_dim, vae_input_norm,
@@ -152,7 +158,7 @@ def train(
         commitment_weight: beta of the commitment loss.
         use_kmeans_init: set each codebook to the k-means centroids of the whole catalogue's residuals.
         autoencoder_steps: first steps, without the quantizer, after which k-means finds latents that stay put; part of iterations.
-        vae_input_dim: width of the item embeddings; checked against them.
+        vae_input_dim: width of the item embeddings, collaborative vectors included; checked against them.
         vae_embed_dim: width of the latent and of the codewords.
         vae_hidden_dims: hidden widths of the encoder; the decoder mirrors them.
         vae_codebook_size: codes a level; a list such as [512, 256, 128] gives every level its own number.
@@ -219,13 +225,16 @@ def train(
         with ranks.main_first():
             corpus = load_corpus(data_config)
             items = load_items(data_config, corpus, item_embeddings, text_model, placement.device)
-        check_width(items.embeddings, vae_input_dim)
+            check_width(items.embeddings, vae_input_dim, collaborative_dim if collaborative_weight else 0)
+            if collaborative_weight:
+                items = append_collaborative(items, corpus.histories, collaborative_weight, collaborative_dim)
         describe_stage_one(run, config, items)
         training, held_out = split_items(items.embeddings, do_eval, seed)
         set_seed(seed)
         codes = " + ".join(map(str, config.codebook_sizes))
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
-        run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}")
+        behind = f" and {collaborative_dim} collaborative features of weight {collaborative_weight:g}" if collaborative_weight else ""
+        run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}{behind}")
         run.track(wandb_logging, wandb_project)
         coder: RqVae | DirectTokenizer
         if isinstance(config, RqVaeConfig):
@@ -305,15 +314,18 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
         yield f"train.pca_dim = {settings['pca_dim']} is for tokenizers without a network; set it to 0, or train.tokenizer to 'rqkmeans'"
     if settings["tokenizer"] != "rqvae" and settings["pretrained_rqvae_path"] is not None:
         yield f"train.pretrained_rqvae_path starts an RQ-VAE and train.tokenizer is {settings['tokenizer']!r}; remove one of them"
+    if settings["collaborative_weight"] and settings["vae_n_cat_feats"]:
+        yield "train.collaborative_weight appends features to those at the end that train.vae_n_cat_feats calls categorical; set one to 0"
     yield from shared_mistakes(settings, "vae", shape)
 
 
-def check_width(embeddings: Tensor, expected: int) -> None:
-    """Refuses embeddings of another width than the config says."""
-    found = embeddings.shape[1]
+def check_width(embeddings: Tensor, expected: int, appended: int) -> None:
+    """Refuses embeddings that, with ``appended`` collaborative features, have another width than the config says."""
+    found = embeddings.shape[1] + appended
     if found != expected:
+        what = f"{found} wide, of which train.collaborative_dim = {appended}" if appended else f"{found} wide"
         raise UserError(
-            f"train.vae_input_dim is {expected} but the item embeddings are {found} wide; set train.vae_input_dim = {found} or change them"
+            f"train.vae_input_dim is {expected} but the item embeddings are {what}; set train.vae_input_dim = {found} or change them"
         )
 
 
@@ -329,7 +341,7 @@ def split_items(embeddings: Tensor, do_eval: bool, seed: int) -> tuple[Tensor, T
 def where_it_fits(items: Tensor, device: torch.device) -> Tensor:
     """The catalogue on the device, where a step draws its rows by index, unless it would fill more than a quarter of what is free there."""
     if device.type == "cuda" and items.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
-        return items.pin_memory()
+        return items
     return items.to(device)
 
 
@@ -361,7 +373,7 @@ def index_batches(num_items: int, batch_size: int, seed: int, device: torch.devi
         number, position = divmod(step, per_pass)
         if cached is None or cached[0] != number:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            cached = (number, torch.randperm(num_items, generator=generator).to(device))
+            cached = (number, on_device(torch.randperm(num_items, generator=generator), device))
         return cached[1][position * size : (position + 1) * size]
 
     return rows
@@ -432,7 +444,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
 
             def share(micro: int, step: int = step) -> LossShare:
                 own = rows(step * recipe.accumulate + micro)[ranks.index :: ranks.count]
-                return trainer.objective(items[own].to(placement.device), temperature(step))
+                return trainer.objective(on_device(items.index_select(0, own), placement.device), temperature(step))
 
             trainer.update(step, share)
     return trainer.seconds

@@ -40,7 +40,7 @@ class DataConfig:
 class ItemData(NamedTuple):
     """The catalogue as stage 1 reads it."""
 
-    embeddings: Tensor  # [I, E] float32
+    embeddings: Tensor  # [I, E] float32; float16 where a large file of such is mapped into the memory
     keys: list[str]
     titles: list[str]
     embeddings_hash: str  # sha256 of the float32 bytes, first 16 hex digits
@@ -81,14 +81,16 @@ def load_items(
         text_model: the sentence encoder, a hub name or a directory; not looked at when ``item_embeddings`` is given.
         device: where to encode.
     """
-    from data.text import embed_texts, load_embeddings
+    from data.text import ROWS_AT_ONCE, embed_texts, load_embeddings
 
     if item_embeddings:
         embeddings = load_embeddings(Path(item_embeddings).expanduser(), len(corpus.item_keys))
     else:
         embeddings = embed_texts(corpus.texts, text_model, Path(config.folder).expanduser() / "processed", device)
-    sha = hashlib.sha256(embeddings.numpy().astype("<f4").tobytes()).hexdigest()
-    return ItemData(embeddings, corpus.item_keys, corpus.titles, sha[:16])
+    sha = hashlib.sha256()
+    for rows in embeddings.split(ROWS_AT_ONCE):
+        sha.update(rows.numpy().astype("<f4").tobytes())
+    return ItemData(embeddings, corpus.item_keys, corpus.titles, sha.hexdigest()[:16])
 
 
 class SeqData:

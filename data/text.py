@@ -25,6 +25,12 @@ log = logging.getLogger("tiger.data")
 TEMPLATE_VERSION = 1
 """Raise it when the same metadata would give another text: it is part of every cache's name."""
 
+READ_UP_TO = 2**31
+"""Bytes of float32 up to which a file of embeddings is read into the memory; 700,000 items of 768."""
+
+ROWS_AT_ONCE = 16384
+"""Rows of a catalogue that are looked at together where it may not fit into the memory."""
+
 
 def field_text(value: object) -> str:
     """Returns a metadata value as one line of text: lists joined by commas; "" for None, NaN, blanks and empty lists."""
@@ -131,18 +137,24 @@ def _hub_answers() -> bool:
         return False
 
 
-def load_embeddings(path: str | Path, num_items: int) -> Tensor:
+def load_embeddings(path: str | Path, num_items: int, read_up_to: int = READ_UP_TO) -> Tensor:
     """Reads item embeddings from a .npy file of float16, float32 or float64, row i for item i.
 
+    Args:
+        path: the file.
+        num_items: I.
+        read_up_to: bytes of float32 up to which the array is read. A larger one of float16 or float32 stays in its file, mapped into the
+            memory: rows come from the disk when they are looked at, and the file must not be written to meanwhile.
+
     Returns:
-        [I, E] float32.
+        [I, E] float32; float16 where it is mapped and stored so.
 
     Raises:
         UserError: no such file, not a plain .npy array, another dtype or shape, or values that are not finite.
     """
     expected = f"expected a .npy file of float16 or float32, shape [{num_items}, width], one row for each item"
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header that promises too much allocates nothing
+        array = np.load(path, mmap_mode="c", allow_pickle=False)  # mapped: a header that promises too much allocates nothing
     except FileNotFoundError:
         raise UserError(f"train.item_embeddings: there is no file {path}; {expected}") from None
     except (OSError, ValueError, EOFError) as error:
@@ -153,9 +165,12 @@ def load_embeddings(path: str | Path, num_items: int) -> Tensor:
         raise UserError(f"train.item_embeddings: {path} holds {array.dtype}; {expected}")
     if array.ndim != 2 or array.shape[0] != num_items or array.shape[1] == 0:
         raise UserError(f"train.item_embeddings: {path} has shape {list(array.shape)}; {expected}")
-    with np.errstate(over="ignore"):
-        embeddings = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-    finite = torch.isfinite(embeddings).all(dim=1)
+    if array.size * 4 > read_up_to and array.dtype != np.float64 and array.flags.c_contiguous:
+        embeddings = torch.from_numpy(array)
+    else:
+        with np.errstate(over="ignore"):
+            embeddings = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    finite = torch.cat([torch.isfinite(rows).all(dim=1) for rows in embeddings.split(ROWS_AT_ONCE)])
     if not finite.all():
         row = int(torch.nonzero(~finite)[0])
         raise UserError(f"train.item_embeddings: {path} has NaN or infinite values ({int((~finite).sum())} rows, the first is row {row})")

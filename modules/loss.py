@@ -4,7 +4,7 @@ Averaging the reconstruction over the width instead would weigh it 1/E against t
 """
 
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 
 def reconstruction_loss(reconstruction: Tensor, target: Tensor, num_categorical: int = 0) -> Tensor:
@@ -15,10 +15,10 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor, num_categorical:
         target: of those features it holds 0, 1 or a probability.
         num_categorical: how many features at the end cost their binary cross-entropy instead, in nats.
     """
+    if num_categorical == 0:
+        return mse_loss(reconstruction, target, reduction="sum") / len(target)
     dense = target.shape[-1] - num_categorical
     squared = (reconstruction[..., :dense] - target[..., :dense]).square().sum(-1)
-    if num_categorical == 0:
-        return squared.mean()
     entropy = binary_cross_entropy_with_logits(reconstruction[..., dense:], target[..., dense:], reduction="none").sum(-1)
     return (squared + entropy).mean()
 

@@ -34,7 +34,7 @@ class InputNormalizer(nn.Module):
         self.register_buffer("input_scale", torch.ones(input_dim))
 
     @torch.no_grad()
-    def fit_normalizer(self, items: Tensor) -> None:
+    def fit_normalizer(self, items: Tensor, chunk_size: int = 16384) -> None:
         """Takes the mean (and for ``standardize`` the standard deviation) of the dense features of ``items`` [I, E].
 
         Raises:
@@ -49,9 +49,13 @@ class InputNormalizer(nn.Module):
             )
         if self.input_norm == "none":
             return
-        self.input_mean[: self.num_dense] = dense.mean(0)
+        # A chunk at a time, in double precision over the chunks: the catalogue may be float16 and larger than the memory.
+        mean = sum(chunk.float().sum(0).cpu().double() for chunk in dense.split(chunk_size)) / len(items)
+        self.input_mean[: self.num_dense] = mean
         if self.input_norm == "standardize":
-            self.input_scale[: self.num_dense] = dense.std(0, correction=0).clamp_min(1e-6)
+            near = mean.float().to(items.device)
+            squares = sum((chunk.float() - near).square().sum(0).cpu().double() for chunk in dense.split(chunk_size))
+            self.input_scale[: self.num_dense] = (squares / len(items)).sqrt().clamp_min(1e-6)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The dense and the categorical features of [B, E]."""
@@ -59,8 +63,12 @@ class InputNormalizer(nn.Module):
 
     def normalize(self, x: Tensor) -> Tensor:
         """[B, E] as given -> [B, E] as the tokenizer reads it; categorical features stay as they are."""
-        x = (x - self.input_mean) / self.input_scale
-        if self.input_norm != "center_unit":
+        x = x - self.input_mean
+        if self.input_norm == "standardize":
+            return x / self.input_scale
+        if self.input_norm == "none":
             return x
         dense, tail = self._parts(x)
+        if tail.shape[-1] == 0:
+            return normalize(x, dim=-1)
         return torch.cat([normalize(dense, dim=-1), tail], dim=-1)

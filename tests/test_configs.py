@@ -26,7 +26,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_stage_one(config: str, data: Path, root: Path) -> None:
-    width = resolve(train_rqvae.train, [config])["vae_input_dim"]
+    settings = resolve(train_rqvae.train, [config])
+    width = settings["vae_input_dim"] - (settings["collaborative_dim"] if settings["collaborative_weight"] else 0)
     short = ["iterations=2", "autoencoder_steps=1", "device=cpu", "allow_collapse=True", f"item_embeddings={data}/{width}.npy"]
     assert run_script(train_rqvae.train, "", [config, f"dataset_folder={data}", f"save_dir_root={root}", *short]) == 0
 

@@ -123,6 +123,25 @@ def test_embeddings_are_read_as_float32(tmp_path, dtype):
     assert embeddings.tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_large_embeddings_stay_in_their_file_with_the_same_values_and_the_same_check(tmp_path, dtype):
+    values = np.random.default_rng(0).normal(size=(5, 2)).astype(dtype)
+    np.save(tmp_path / "e.npy", values)
+    mapped = load_embeddings(tmp_path / "e.npy", 5, read_up_to=39)
+    assert mapped.dtype == torch.from_numpy(values).dtype
+    assert torch.equal(mapped.float(), load_embeddings(tmp_path / "e.npy", 5, read_up_to=40))
+    other = np.lib.format.open_memmap(tmp_path / "e.npy", mode="r+")
+    other[1, 1] = 9
+    other.flush()
+    assert mapped[1, 1] == 9  # it was not read
+    mapped[0, 0] = 7  # what a caller does to it stays with the caller
+    assert np.load(tmp_path / "e.npy")[0, 0] == values[0, 0]
+    other[2, 0] = np.nan
+    other.flush()
+    with pytest.raises(UserError, match=r"NaN or infinite values \(1 rows, the first is row 2\)"):
+        load_embeddings(tmp_path / "e.npy", 5, read_up_to=0)
+
+
 @pytest.mark.parametrize(
     ("array", "sentence"),
     [

@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from init.kmeans import Shard, _assign, _means, _plus_plus, _widest, kmeans
+from init.kmeans import SEEDING_POINTS, Shard, _assign, _means, _plus_plus, _widest, kmeans
 
 
 def clustered(num_points: int = 600, num_centers: int = 12, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -196,3 +198,39 @@ def test_two_processes_that_share_the_points_find_the_centroids_of_one():
         assert torch.equal(result.codes, alone.codes)
         assert result.iterations == alone.iterations
     assert torch.equal(found[0].centroids, found[1].centroids)
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many elements the largest tensor has that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return result
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_no_tensor_is_larger_than_the_points_or_the_distances_of_a_chunk(spherical):
+    points = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0))
+    with Largest() as largest:
+        kmeans(points, 40, chunk_size=100, max_iterations=2, spherical=spherical)
+    candidates = SEEDING_POINTS * 40 * (2 + 3)  # 2 + ln 40
+    assert largest.elements <= max(points.numel(), 100 * 40, candidates)
+    with Largest() as largest:
+        kmeans(points, 40, chunk_size=5000, max_iterations=2, spherical=spherical)
+    assert largest.elements == 5000 * 40  # the mode does see what it bounds
+
+
+def test_seeds_of_many_points_come_from_a_sample_and_lose_nothing():
+    cluster = pytest.importorskip("sklearn.cluster")
+    points = torch.randn(SEEDING_POINTS * 24 * 4, 6, generator=torch.Generator().manual_seed(0))
+    with Largest() as largest:
+        seeds = _plus_plus(points, 24, torch.Generator().manual_seed(0))
+    assert largest.elements == SEEDING_POINTS * 24 * 6
+    assert {tuple(row) for row in seeds.tolist()} <= {tuple(row) for row in points.tolist()}
+    theirs = [cluster.KMeans(24, n_init=1, random_state=seed).fit(points.numpy()).inertia_ for seed in range(3)]
+    ours = [float(kmeans(points, 24, seed=seed).inertia) for seed in range(3)]
+    assert sum(ours) <= 1.02 * sum(theirs)

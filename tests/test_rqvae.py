@@ -145,6 +145,50 @@ def test_fewer_items_than_codes_is_a_user_error():
         untrained().kmeans_init(catalogue(10), seed=0)
 
 
+@pytest.mark.parametrize("input_norm", ["center_unit", "standardize", "none"])
+def test_half_precision_rows_in_chunks_give_the_statistics_and_codes_of_the_same_in_full(input_norm):
+    items = catalogue().half()
+    half, full = untrained(input_norm=input_norm), untrained(input_norm=input_norm)
+    half.fit_normalizer(items, chunk_size=37)
+    full.fit_normalizer(items.float())
+    torch.testing.assert_close(half.input_mean, full.input_mean)
+    torch.testing.assert_close(half.input_scale, full.input_scale)
+    full.load_state_dict(half.state_dict())
+    assert half.normalize(items).dtype == torch.float32
+    assert torch.equal(half.get_semantic_ids(items, chunk_size=37), full.get_semantic_ids(items.float(), chunk_size=37))
+    assert torch.equal(half(items).loss, full(items.float()).loss)
+
+
+@pytest.mark.parametrize("n_cat_feats", [0, 4])
+def test_losses_and_gradients_of_a_step_are_those_of_the_plain_formulas(n_cat_feats):
+    items = catalogue()
+    items[:, 32 - n_cat_feats :] = (items[:, 32 - n_cat_feats :] > 0).float()
+    model = untrained(n_cat_feats=n_cat_feats)
+    model.fit_normalizer(items)
+    output = model(items[:64])
+    found = torch.autograd.grad(output.loss, list(model.parameters()))
+
+    dense, tail = items[:64, : 32 - n_cat_feats], items[:64, 32 - n_cat_feats :]
+    dense = dense - items[:, : 32 - n_cat_feats].mean(0)
+    x = torch.cat([dense / dense.norm(dim=1, keepdim=True), tail], dim=1)
+    latent = residual = model.encoder(x)
+    codebook, commitment, total = 0.0, 0.0, 0.0
+    for codewords in model.codebooks():
+        chosen = codewords[(residual.unsqueeze(1) - codewords).square().sum(2).argmin(1)]
+        codebook += (residual.detach() - chosen).square().sum(1).mean()
+        commitment += (residual - chosen.detach()).square().sum(1).mean()
+        residual, total = residual - chosen.detach(), total + chosen.detach()
+    decoded = model.decoder(latent + (total - latent).detach())
+    split = decoded.shape[1] - n_cat_feats
+    entropy = torch.nn.functional.softplus(decoded[:, split:]) - decoded[:, split:] * x[:, split:]
+    reconstruction = ((decoded[:, :split] - x[:, :split]).square().sum(1) + entropy.sum(1)).mean()
+    loss = reconstruction + codebook + 0.25 * commitment
+    torch.testing.assert_close(output.reconstruction_loss, reconstruction)
+    torch.testing.assert_close(output.loss, loss)
+    for ours, theirs in zip(found, torch.autograd.grad(loss, list(model.parameters()))):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_semantic_ids_in_chunks_are_those_at_once():
     items, model = catalogue(), untrained()
     model.fit_normalizer(items)

@@ -155,6 +155,22 @@ def test_embeddings_of_another_width_are_refused_with_the_line_to_write(
     assert "set train.vae_input_dim = 32" in capsys.readouterr().err
 
 
+def test_collaborative_vectors_count_as_input_and_belong_to_the_run(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, appended = f"save_dir_root={tmp_path}", ["collaborative_weight=0.5", "collaborative_dim=8"]
+    run_rqvae(trained, root, *appended, code=2)
+    assert "of which train.collaborative_dim = 8; set train.vae_input_dim = 40" in capsys.readouterr().err
+    run_rqvae(trained, root, *appended, "vae_input_dim=40", "vae_n_cat_feats=2", code=2)
+    assert "train.collaborative_weight appends features" in capsys.readouterr().err
+    run_rqvae(trained, root, *appended, "vae_input_dim=40")
+    described = json.loads((tmp_path / "beauty" / "config.json").read_text())
+    tokenizer = json.loads((tmp_path / "beauty" / "tokenizer.json").read_text())
+    plain = json.loads((trained / "rqvae" / "beauty" / "config.json").read_text())
+    assert described["rqvae"]["input_dim"] == 40
+    assert described["embeddings_hash"] == tokenizer["embeddings_hash"] != plain["embeddings_hash"]
+
+
 def test_the_quantizers_switches_are_trained_with_and_written_down(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

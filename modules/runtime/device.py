@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from data.schemas import UserError
 
@@ -102,6 +103,13 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     Evaluations between two steps, and how many processes wrote the checkpoint, change nothing.
     """
     torch.manual_seed((seed * 1_000_003 + step * 4_099 + rank) % (1 << 63))
+
+
+def on_device(x: Tensor, device: torch.device) -> Tensor:
+    """``x`` on the device; from the CPU to a GPU through pinned memory, so that the caller does not wait for what the GPU has yet to do."""
+    if x.device.type == "cpu" and device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 EXHAUSTED = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
