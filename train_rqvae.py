@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
-from evaluate.codebook import CodebookHealth, codebook_health, collapse_warnings
+from evaluate.codebook import CodebookHealth, codebook_health
+from evaluate.doctor import collapse_warnings
 from evaluate.plots import codebook_plot, loss_plot
 from init.kmeans import Shard
 from modules.quantize import QuantizeForwardMode
@@ -407,7 +408,7 @@ def look(model: RqVae, items: Tensor, trainer: Trainer, run: Run, step: int, war
     figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
     run.log(step=step, **figures)
     trainer.show("codes", describe(health))
-    for problem in collapse_warnings(health, sizes):
+    for problem in collapse_warnings(health, sizes, settings=run.settings):
         level = problem.partition(":")[0]
         if level not in warned:
             warned.add(level)
