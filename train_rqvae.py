@@ -23,15 +23,18 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from data.interactions import leave_one_out
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health
-from evaluate.doctor import collapse_warnings
-from evaluate.plots import codebook_plot, loss_plot
+from evaluate.doctor import collapse_warnings, diagnose
+from evaluate.plots import loss_plot
+from evaluate.quality import quality_values
 from init.kmeans import Shard
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
+from modules.runtime.appraise import appraise
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, place, set_seed
@@ -227,7 +230,7 @@ def train(
         seconds = fit(model, training, recipe, placement, ranks, run)
         if ranks.main:
             with memory_advice("train.vae_hidden_dims, or give the process more"):
-                finish(model, items, held_out, run, seconds, seed, allow_collapse)
+                finish(model, items, held_out, run, seconds, seed, allow_collapse, leave_one_out(corpus.histories).train)
             if push_vae_to_hf:
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
@@ -424,9 +427,18 @@ def describe(health: CodebookHealth) -> str:
 
 @torch.no_grad()
 def finish(
-    model: RqVae, items: ItemData, held_out: Tensor | None, run: Run, seconds: float, seed: int, allow_collapse: bool
+    model: RqVae,
+    items: ItemData,
+    held_out: Tensor | None,
+    run: Run,
+    seconds: float,
+    seed: int,
+    allow_collapse: bool,
+    histories: tuple[Tensor, Tensor] | None = None,
 ) -> CodebookHealth:
-    """Writes weights, tokenizer and metrics; returns the health of the codes of all items.
+    """Writes weights, tokenizer, metrics and pictures, and says what they mean; returns the health of the codes of all items.
+
+    ``histories`` (item_ids and offsets) are those of training.
 
     Raises:
         UserError: a level collapsed and that is not allowed; nothing is written then, so that no decoder is trained on such codes.
@@ -434,12 +446,13 @@ def finish(
     model.eval()
     tokenizer = SemanticIdTokenizer.from_rqvae(model, items.embeddings, items.keys, items.embeddings_hash, seed)
     health = codebook_health(tokenizer.sem_ids[:, : tokenizer.num_levels].cpu(), tokenizer.info.codebook_sizes)
-    problems = collapse_warnings(health, tokenizer.info.codebook_sizes)
+    problems = collapse_warnings(health, tokenizer.info.codebook_sizes, settings=run.settings)
     if problems and not allow_collapse:
         raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
     reconstruction = mean_reconstruction(model, items.embeddings)
+    quality, pictures = appraise(model, tokenizer, items.embeddings, held_out, items.titles, histories, seed)
     metrics: dict[str, object] = {
-        **health._asdict(),
+        **quality_values(quality),
         "reconstruction_loss": reconstruction,
         "held_out_reconstruction_loss": None if held_out is None else mean_reconstruction(model, held_out),
         "collision_vocabulary": tokenizer.vocab_sizes[-1],
@@ -447,10 +460,13 @@ def finish(
     }
     save_weights(model, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
-    run.picture("codes", codebook_plot(tokenizer.sem_ids[:, : tokenizer.num_levels].cpu(), tokenizer.info.codebook_sizes))
+    for name, picture in pictures:
+        run.picture(name, picture)
     run.picture("training", loss_plot(run.lines()))
     run.finish(metrics)
     print(f"\ncodes    {describe(health)}, largest group {health.largest_group}; reconstruction {reconstruction:.4f}; {seconds:.0f} s")
+    for line in diagnose(quality, run.settings):
+        print(f"doctor   {line}")
     print(f"saved    {run.folder}")
     return health
 
