@@ -26,15 +26,19 @@ import torch
 from torch import Tensor, nn
 
 from data.cooccurrence import append_collaborative
+from data.interactions import leave_one_out
 from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
-from evaluate.codebook import CodebookHealth, codebook_health, collapse_warnings
-from evaluate.plots import codebook_plot, loss_plot
+from evaluate.codebook import CodebookHealth, codebook_health
+from evaluate.doctor import collapse_warnings, diagnose
+from evaluate.plots import loss_plot
+from evaluate.quality import quality_values
 from init.kmeans import Shard
 from modules.loss import reconstruction_loss
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
+from modules.runtime.appraise import appraise
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, on_device, place, set_seed
@@ -258,7 +262,7 @@ def train(
             seconds = time.perf_counter() - start
         if ranks.main:
             with memory_advice("train.vae_hidden_dims, or give the process more"):
-                finish(coder, items, held_out, run, seconds, settings)
+                finish(coder, items, held_out, run, seconds, leave_one_out(corpus.histories).train)
             if push_vae_to_hf:
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
@@ -459,7 +463,7 @@ def look(model: RqVae, items: Tensor, trainer: Trainer, run: Run, step: int, war
     figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
     run.log(step=step, **figures)
     trainer.show("codes", describe(health))
-    for problem in collapse_warnings(health, sizes):
+    for problem in collapse_warnings(health, sizes, settings=run.settings):
         level = problem.partition(":")[0]
         if level not in warned:
             warned.add(level)
@@ -475,23 +479,32 @@ def describe(health: CodebookHealth) -> str:
 
 @torch.no_grad()
 def finish(
-    coder: RqVae | DirectTokenizer, items: ItemData, held_out: Tensor | None, run: Run, seconds: float, settings: Mapping[str, object]
+    coder: RqVae | DirectTokenizer,
+    items: ItemData,
+    held_out: Tensor | None,
+    run: Run,
+    seconds: float,
+    histories: tuple[Tensor, Tensor],
 ) -> CodebookHealth:
-    """Writes weights, tokenizer and metrics; returns the health of the codes of all items.
+    """Writes weights, tokenizer, metrics and pictures, and says what they mean; returns the health of the codes of all items.
+
+    ``histories`` (item_ids and offsets) are those of training.
 
     Raises:
         UserError: a level collapsed and that is not allowed; nothing is written then, so that no decoder is trained on such codes.
     """
     coder.eval()
+    settings = run.settings
     policy, seed = str(settings["collision_policy"]), int(str(settings["seed"]))
     tokenizer = SemanticIdTokenizer.from_coder(coder, items.embeddings, items.keys, items.embeddings_hash, seed, policy)
     health = codebook_health(tokenizer.sem_ids[:, : tokenizer.num_levels].cpu(), tokenizer.info.codebook_sizes)
-    problems = collapse_warnings(health, tokenizer.info.codebook_sizes)
+    problems = collapse_warnings(health, tokenizer.info.codebook_sizes, settings=settings)
     if problems and not settings["allow_collapse"]:
         raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
     reconstruction = mean_reconstruction(coder, items.embeddings)
+    quality, pictures = appraise(coder, tokenizer, items.embeddings, held_out, items.titles, histories, seed)
     metrics: dict[str, object] = {
-        **health._asdict(),
+        **quality_values(quality),
         "reconstruction_loss": reconstruction,
         "held_out_reconstruction_loss": None if held_out is None else mean_reconstruction(coder, held_out),
         "collision_vocabulary": tokenizer.vocab_sizes[-1] if policy == "extra_code" else None,
@@ -499,12 +512,15 @@ def finish(
     }
     save_weights(coder, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
-    run.picture("codes", codebook_plot(tokenizer.sem_ids[:, : tokenizer.num_levels].cpu(), tokenizer.info.codebook_sizes))
+    for name, picture in pictures:
+        run.picture(name, picture)
     if isinstance(coder, RqVae):
         run.picture("training", loss_plot(run.lines()))
     run.finish(metrics)
     told = "" if reconstruction is None else f"; reconstruction {reconstruction:.4f}"
     print(f"\ncodes    {describe(health)}, largest group {health.largest_group}{told}; {seconds:.0f} s")
+    for line in diagnose(quality, settings):
+        print(f"doctor   {line}")
     print(f"saved    {run.folder}")
     return health
 

@@ -1,17 +1,17 @@
-"""Health of the codebooks: how many codes are in use, how evenly, how many items share their codes; and collapse, named.
+"""Health of the codebooks: how many codes are in use, how evenly, how the tree of codes branches, how many items share their codes.
 
-Usage and entropy are alarms, not selectors: a codebook can look healthy and still make poor semantic IDs.
-Shape letters: I items, L levels, K codebook size, G distinct code tuples.
+Usage and entropy are alarms, not selectors: a codebook can look healthy and still make poor semantic IDs (evaluate/semantics.py). What to
+do about an alarm stands in evaluate/doctor.py.
+Shape letters: I items, L levels, K codebook size, D width of the codewords, E of the item vectors, G distinct code tuples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-COLLAPSE_BELOW = 0.05
-"""A level that uses a smaller share of its codes has collapsed."""
+from torch.nn.functional import cosine_similarity
 
 
 class CodebookHealth(NamedTuple):
@@ -21,6 +21,35 @@ class CodebookHealth(NamedTuple):
     perplexity: list[float]  # per level, exp(entropy of the code frequencies), 1..K
     collision_rate: float  # (items - distinct tuples) / items
     largest_group: int  # most items that share one tuple; 1 = no collision
+    branching: list[float]  # per level, mean number of different codes behind one prefix of the levels above, 1..K
+    singleton_share: float  # share of the items that share their tuple with no other
+    group_sizes: dict[int, int]  # size of a group -> number of such groups, singles included, smallest size first
+
+
+class Reconstruction(NamedTuple):
+    """How near a decoder comes to what was encoded."""
+
+    cosine: float  # mean over items, -1..1
+    squared_l2: float  # mean over items of |x - x^|^2, summed over the width
+
+
+def prefix_nodes(codes: Tensor) -> Tensor:
+    """The tree of codes: which node of depth l + 1 each item lies under.
+
+    Args:
+        codes: [I, L] int64.
+
+    Returns:
+        [I, L] int64. Two items have the same number in column l exactly if their first l + 1 codes are equal; the numbers of a column
+        are 0, 1, 2, ... in the lexicographic order of the prefixes.
+    """
+    if not len(codes):
+        raise ValueError("codes [I, L] hold no items; nothing can be said about the codebooks")
+    node, nodes = codes.new_zeros(len(codes)), []
+    for code in codes.unbind(dim=1):  # re-numbering level by level keeps the key far from overflow at any L and K
+        node = torch.unique(node * (int(code.max()) + 1) + code, return_inverse=True)[1]
+        nodes.append(node)
+    return torch.stack(nodes, dim=1)
 
 
 def codebook_usage(codes: Tensor, sizes: Sequence[int]) -> list[float]:
@@ -59,7 +88,7 @@ def collision_groups(codes: Tensor) -> Tensor:
     Returns:
         [G] int64, largest first; sums to I.
     """
-    return codes.unique(dim=0, return_counts=True)[1].sort(descending=True).values
+    return torch.bincount(prefix_nodes(codes)[:, -1]).sort(descending=True).values
 
 
 def collision_rate(codes: Tensor) -> float:
@@ -68,9 +97,20 @@ def collision_rate(codes: Tensor) -> float:
     Args:
         codes: [I, L] int64.
     """
-    if not len(codes):
-        raise ValueError("codes [I, L] hold no items; nothing can be said about the codebooks")
     return (len(codes) - len(collision_groups(codes))) / len(codes)
+
+
+def branching(nodes: Tensor) -> list[float]:
+    """Children of a node, mean over the nodes of a depth: how much each level still tells apart behind the levels above.
+
+    Args:
+        nodes: [I, L] from ``prefix_nodes``.
+
+    Returns:
+        L values; the first is the number of first codes in use. About 1: the level adds nothing to its prefix.
+    """
+    counts = [1, *(int(level.max()) + 1 for level in nodes.unbind(dim=1))]
+    return [children / parents for parents, children in pairwise(counts)]
 
 
 def codebook_health(codes: Tensor, sizes: Sequence[int]) -> CodebookHealth:
@@ -84,34 +124,55 @@ def codebook_health(codes: Tensor, sizes: Sequence[int]) -> CodebookHealth:
         ValueError: no items, another number of levels than sizes, or a code outside its codebook.
     """
     usage, perplexity = codebook_usage(codes, sizes), codebook_perplexity(codes, sizes)
-    groups = collision_groups(codes)
-    return CodebookHealth(usage, perplexity, (len(codes) - len(groups)) / len(codes), int(groups[0]))
+    nodes = prefix_nodes(codes.detach().cpu())
+    groups = torch.bincount(nodes[:, -1])
+    group_sizes, counts = groups.unique(return_counts=True)
+    return CodebookHealth(
+        usage,
+        perplexity,
+        collision_rate=(len(codes) - len(groups)) / len(codes),
+        largest_group=int(groups.max()),
+        branching=branching(nodes),
+        singleton_share=int((groups == 1).sum()) / len(codes),
+        group_sizes=dict(zip(group_sizes.tolist(), counts.tolist())),
+    )
 
 
-def collapse_warnings(health: CodebookHealth, sizes: Sequence[int], threshold: float = COLLAPSE_BELOW) -> list[str]:
-    """One sentence for every level whose usage is below the threshold: what is seen, why as a rule, and the gin lines that cure it.
+def partial_sums(codes: Tensor, codebooks: Sequence[Tensor]) -> Iterator[Tensor]:
+    """What residual quantization knows of each item after 1, 2, ... L levels: L times [I, D], the sum of the codewords so far.
 
     Args:
-        health: from ``codebook_health``.
-        sizes: K of each level.
-        threshold: share of codes in use below which a level counts as collapsed.
+        codes: [I, L] int64.
+        codebooks: L tensors [K, D].
+    """
+    total = torch.zeros(len(codes), codebooks[0].shape[1])
+    for code, codebook in zip(codes.unbind(dim=1), codebooks):
+        total = total + codebook[code]
+        yield total
+
+
+def residual_norms(vectors: Tensor, partial: Iterable[Tensor]) -> list[float]:
+    """Mean norm of what is left to quantize: before the first level, then after each.
+
+    Args:
+        vectors: [I, D] what the quantizer was given.
+        partial: L tensors [I, D], its reconstruction of them from the first 1, 2, ... L codes.
 
     Returns:
-        At most L sentences; empty when all is well.
+        L + 1 values; a level that is worth its code lowers the norm.
     """
-    return [
-        f"codebook collapse at level {level}: {round(usage * size)} of {size} codes in use ({usage:.1%}), as a rule because "
-        f"{_likely_cause(level)}; "
-        'set train.vae_input_norm = "center_unit" and train.use_kmeans_init = True.'
-        for level, (usage, size) in enumerate(zip(health.usage, sizes))
-        if usage < threshold
-    ]
+    return [norm.mean().item() for norm in (vectors.norm(dim=1), *((vectors - known).norm(dim=1) for known in partial))]
 
 
-def _likely_cause(level: int) -> str:
-    if level == 0:
-        return "the item embeddings share one large common mean or the codebook started far from them"
-    return "the levels before it learned only the common mean or this codebook started far from its residuals"
+def reconstruction_quality(vectors: Tensor, reconstructions: Tensor) -> Reconstruction:
+    """Mean cosine and squared distance between items and their reconstructions.
+
+    Args:
+        vectors: [I, E].
+        reconstructions: [I, E].
+    """
+    squared = (vectors - reconstructions).square().sum(dim=1)
+    return Reconstruction(cosine_similarity(vectors, reconstructions, dim=1).mean().item(), squared.mean().item())
 
 
 def code_counts(codes: Tensor, sizes: Sequence[int]) -> list[Tensor]:

@@ -5,6 +5,7 @@ told apart by colour-blind readers too. Shape letters: I items, L levels, K code
 """
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def codebook_plot(codes: Tensor, sizes: Sequence[int]) -> "Figure":
         ValueError: codes and sizes do not belong together (see ``codebook_health``).
     """
     health, groups = codebook_health(codes, sizes), collision_groups(codes)
-    figure, axes = _panels(len(sizes) + 1)
+    figure, axes = panels(len(sizes) + 1)
     for level, (axis, counts, size) in enumerate(zip(axes, code_counts(codes, sizes), sizes)):
         axis.fill_between(range(1, size + 1), counts.sort(descending=True).values.tolist(), step="mid", color=COLOURS[0], linewidth=0)
         axis.axhline(len(codes) / size, color=COLOURS[1], linestyle="--", label=f"even use: {len(codes) / size:.1f}")
@@ -45,8 +46,10 @@ def codebook_plot(codes: Tensor, sizes: Sequence[int]) -> "Figure":
         axis.legend()
     last, shared = axes[-1], torch.bincount(groups)
     group_sizes = shared.nonzero()[:, 0].tolist()
-    bars = last.bar(group_sizes, shared[group_sizes].tolist(), color=COLOURS[0])
-    last.bar_label(bars, fmt="{:,.0f}", fontsize=7)
+    thick = max(0.8, (group_sizes[-1] - group_sizes[0]) / 100)  # to be seen beside one giant group
+    bars = last.bar(group_sizes, shared[group_sizes].tolist(), width=thick, color=COLOURS[0])
+    if len(bars) <= 20:
+        last.bar_label(bars, fmt="{:,.0f}", fontsize=7)
     last.set_title(f"collision rate {health.collision_rate:.1%}, largest group {health.largest_group}")
     last.set(xlabel="items that share all their codes", ylabel="groups (log scale)", yscale="log")
     last.set_ylim(0.7, 3 * int(shared.max()))
@@ -67,7 +70,7 @@ def recall_plot(evaluations: Sequence[tuple[str, Evaluation]]) -> "Figure":
     check_one_part([evaluation for _, evaluation in evaluations])
     first = evaluations[0][1]
     cutoffs = list(range(1, min(evaluation.list_length for _, evaluation in evaluations) + 1))
-    figure, (axis,) = _panels(1, width=7.0, height=4.5)
+    figure, (axis,) = panels(1, width=7.0, height=4.5)
     for number, (name, evaluation) in enumerate(evaluations):
         hits = per_user_metrics(evaluation.ranks, cutoffs)
         recall = [hits[f"recall@{k}"].mean().item() for k in cutoffs]
@@ -107,20 +110,20 @@ def loss_plot(lines: Sequence[Mapping[str, object]]) -> "Figure":
     levels = max((len(figures) for line in lines if isinstance(figures := line.get("perplexity"), (list, tuple))), default=0)
     perplexity = {f"level {level}": _series(lines, "perplexity", level) for level in range(levels)}
     collisions = {"all items": _series(lines, "collision_rate")}
-    panels = [
+    candidates = [
         ("Loss", unit, losses),
         ("Validation, full ranking", "recall, ndcg", ranking),
         ("Perplexity of the codes", "codes", perplexity),
         ("Collision rate", "share of items", collisions),
     ]
     drawn = [
-        (title, label, kept) for title, label, series in panels if (kept := {name: points for name, points in series.items() if points})
+        (title, label, kept) for title, label, series in candidates if (kept := {name: points for name, points in series.items() if points})
     ]
     if not drawn:
         raise UserError(
             "the log holds no losses or validation figures yet; a run writes the first after train.log_every or eval_every steps"
         )
-    figure, axes = _panels(len(drawn))
+    figure, axes = panels(len(drawn))
     for axis, (title, label, series) in zip(axes, drawn):
         for number, (name, points) in enumerate(series.items()):
             steps, values = zip(*points)
@@ -137,13 +140,15 @@ def loss_plot(lines: Sequence[Mapping[str, object]]) -> "Figure":
 
 
 def png(figure: "Figure") -> bytes:
-    """A picture as a file's content."""
+    """A picture as a file's content; letters that the font lacks become boxes, without a warning for each."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(content, format="png", dpi=150)
     return content.getvalue()
 
 
-def _panels(count: int, width: float = 5.0, height: float = 3.6) -> tuple["Figure", list["Axes"]]:
+def panels(count: int, width: float = 5.0, height: float = 3.6) -> tuple["Figure", list["Axes"]]:
     """A figure with ``count`` axes, drawn without pyplot; up to three side by side, more in two columns."""
     from matplotlib.figure import Figure
 

@@ -202,10 +202,14 @@ class RqVae(InputNormalizer):
             latents = (self.encode(self.normalize(chunk.to(device))) for chunk in items.split(chunk_size))
             return torch.cat([self.quantize(latent).codes for latent in latents])
 
+    def latents(self, items: Tensor) -> Tensor:
+        """What the first level quantizes, [B, D], of ``items`` [B, E] as given."""
+        return self.encode(self.normalize(items))
+
     @torch.no_grad()
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
         """How far each code of ``level`` is from ``items`` [B, E], given their ``codes`` [B, L] above: [B, K] (see Quantize.distances)."""
-        residual = self.encode(self.normalize(items))
+        residual = self.latents(items)
         for number, codewords in enumerate(self.codebooks()[:level]):
             residual = residual - codewords[codes[:, number]]
         return self._levels()[level].distances(residual)
@@ -213,4 +217,4 @@ class RqVae(InputNormalizer):
     @torch.no_grad()
     def reconstruct(self, items: Tensor) -> Tensor:
         """What the nearest codes of ``items`` [B, E] keep of ``normalize(items)`` [B, E]; of categorical features their logits."""
-        return self.decoder(detached_sum(self.quantize(self.encode(self.normalize(items))).codewords)).float()
+        return self.decoder(detached_sum(self.quantize(self.latents(items)).codewords)).float()

@@ -1,4 +1,4 @@
-"""Usage, perplexity and collisions of codes, and the warning when a level has collapsed."""
+"""Usage, perplexity, branching and collisions of codes, residual norms and reconstruction."""
 
 import math
 
@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 
 from evaluate.codebook import (
     CodebookHealth,
+    branching,
     codebook_health,
     codebook_perplexity,
     codebook_usage,
-    collapse_warnings,
     collision_groups,
     collision_rate,
+    partial_sums,
+    prefix_nodes,
+    reconstruction_quality,
+    residual_norms,
 )
 
 CODES = torch.tensor([[0, 0], [0, 1], [1, 2], [1, 2], [1, 2], [3, 3]])
@@ -43,7 +47,39 @@ def test_collisions_equal_the_numbers_computed_by_hand():
 
 def test_health_gathers_the_single_figures():
     health = codebook_health(CODES, (4, 8))
-    assert health == CodebookHealth(codebook_usage(CODES, (4, 8)), codebook_perplexity(CODES, (4, 8)), collision_rate(CODES), 3)
+    usage, perplexity = codebook_usage(CODES, (4, 8)), codebook_perplexity(CODES, (4, 8))
+    assert health == CodebookHealth(usage, perplexity, collision_rate(CODES), 3, [3.0, 4 / 3], 0.5, {1: 3, 3: 1})
+
+
+def test_nodes_number_the_prefixes_of_each_depth_in_their_order():
+    assert prefix_nodes(CODES).tolist() == [[0, 0], [0, 1], [1, 2], [1, 2], [1, 2], [2, 3]]
+    assert prefix_nodes(torch.tensor([[5, 1], [2, 9], [5, 0]])).tolist() == [[1, 2], [0, 0], [1, 1]]
+
+
+def test_branching_is_the_mean_number_of_children():
+    assert branching(prefix_nodes(CODES)) == [3.0, 4 / 3]  # the root has 0, 1, 3; of these the first has two children
+    full = torch.cartesian_prod(torch.arange(4), torch.arange(3), torch.arange(2))
+    assert branching(prefix_nodes(full)) == [4.0, 3.0, 2.0]
+
+
+def test_more_codes_than_a_packed_key_could_hold_are_still_told_apart():
+    codes = torch.arange(2).repeat(12, 1).T * 65535  # 65536 ** 12 is far beyond int64
+    assert prefix_nodes(codes).tolist() == [[0] * 12, [1] * 12]
+
+
+def test_residual_norms_equal_the_numbers_computed_by_hand():
+    codebooks = [torch.tensor([[3.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, 0.0]])]
+    vectors, codes = torch.tensor([[3.0, 4.0], [3.0, 4.0]]), torch.tensor([[0, 0], [0, 1]])
+    known = list(partial_sums(codes, codebooks))
+    assert [part.tolist() for part in known] == [[[3, 0], [3, 0]], [[3, 4], [3, 0]]]
+    assert residual_norms(vectors, known) == [5.0, 4.0, 2.0]
+
+
+def test_reconstruction_is_judged_by_angle_and_by_distance():
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = reconstruction_quality(vectors, torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
+    assert found.cosine == pytest.approx(0.5)  # 1 and 0
+    assert found.squared_l2 == pytest.approx(1.5)  # 1 and 2
 
 
 def test_even_use_of_every_code_has_full_usage_and_full_perplexity():
@@ -70,6 +106,11 @@ def test_figures_stay_in_range_and_ignore_the_order_of_items(table):
     distinct = {tuple(row) for row in codes.tolist()}
     assert health.collision_rate == (len(codes) - len(distinct)) / len(codes)
     assert collision_groups(codes).sum() == len(codes)
+    assert sum(size * groups for size, groups in health.group_sizes.items()) == len(codes)
+    assert health.singleton_share == health.group_sizes.get(1, 0) / len(codes)
+    assert math.prod(health.branching) == pytest.approx(len(distinct))
+    prefixes = [{tuple(row[: depth + 1]) for row in codes.tolist()} for depth in range(len(sizes))]
+    assert [len(level.unique()) for level in prefix_nodes(codes).unbind(dim=1)] == [len(prefix) for prefix in prefixes]
     assert codebook_health(codes.flip(0), sizes) == health
 
 
@@ -87,21 +128,3 @@ def test_no_items_and_a_wrong_number_of_levels_are_refused():
         codebook_health(torch.empty(0, 2, dtype=torch.int64), (4, 8))
     with pytest.raises(ValueError, match="for 3 codebooks"):
         codebook_usage(CODES, (4, 8, 8))
-
-
-def test_collapse_is_named_with_its_level_usage_and_cure():
-    codes = torch.stack([torch.arange(300) % 3, torch.arange(300) % 256, torch.zeros(300, dtype=torch.int64)], dim=1)
-    warnings = collapse_warnings(codebook_health(codes, (256, 256, 256)), (256, 256, 256))
-    assert len(warnings) == 2
-    assert "level 0: 3 of 256 codes in use (1.2%)" in warnings[0]
-    assert "level 2: 1 of 256 codes in use (0.4%)" in warnings[1]
-    for warning in warnings:
-        assert 'train.vae_input_norm = "center_unit"' in warning
-        assert "train.use_kmeans_init = True" in warning
-        assert warning.endswith(".")
-        assert "\n" not in warning
-
-
-def test_a_healthy_codebook_is_silent_and_the_threshold_itself_is_healthy():
-    assert collapse_warnings(CodebookHealth([0.05, 1.0], [2.0, 16.0], 0.0, 1), (40, 16)) == []
-    assert len(collapse_warnings(CodebookHealth([0.05, 1.0], [2.0, 16.0], 0.0, 1), (40, 16), threshold=0.06)) == 1

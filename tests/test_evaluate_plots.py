@@ -43,6 +43,13 @@ def test_codes_are_drawn_most_frequent_first() -> None:
     assert axis.get_xlim() == (0.5, 4.5)
 
 
+def test_one_giant_group_is_wide_enough_to_be_seen() -> None:
+    codes = torch.cat([torch.zeros(1000, dtype=torch.int64), torch.arange(1, 5)])[:, None]
+    bars = codebook_plot(codes, [8]).axes[1].patches
+    assert [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in bars] == [(1, 4), (1000, 1)]
+    assert min(bar.get_width() for bar in bars) > 5
+
+
 def test_recall_rises_as_counted_by_hand_for_every_row() -> None:
     figure = recall_plot([("TIGER", evaluation([0, 2, 10, 10])), ("popular", evaluation([10, 9, 9, 9]))])
     assert curve(figure, 0, "TIGER") == ([*range(1, 11)], [0.25, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])

@@ -32,6 +32,21 @@ def test_the_rqvae_run_holds_everything_stage_two_and_a_reader_need(trained: Pat
     assert len(ids.unique(dim=0)) == ITEMS
 
 
+def test_the_semantic_ids_are_judged_at_the_end_and_the_doctor_speaks(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_rqvae(trained, "do_eval=True", "iterations=90", f"save_dir_root={tmp_path}")
+    assert "\ndoctor   " in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "beauty" / "metrics.json").read_text())
+    assert metrics["neighbours"]["by_vector"] >= metrics["neighbours"]["by_prefix"] > 2 * metrics["neighbours"]["chance"]
+    assert metrics["neighbours"]["queries"] == ITEMS
+    assert metrics["affinity"]["pairs"] > 0
+    assert len(metrics["branching"]) == len(metrics["residual_norms"]) - 1 == 3
+    # A mean over all items, of the loss in one pass and of the rows it is compared on in another.
+    assert metrics["reconstruction"]["squared_l2"] == pytest.approx(metrics["reconstruction_loss"], rel=1e-4)
+    assert metrics["held_out_reconstruction"]["squared_l2"] == pytest.approx(metrics["held_out_reconstruction_loss"], rel=1e-4)
+
+
 def test_the_trained_model_beats_popularity_and_finds_the_planted_successors(trained: Path) -> None:
     metrics = json.loads((trained / "decoder" / "beauty" / "metrics.json").read_text())
     tiger, popular = (metrics["test"][name]["metrics"]["recall@10"] for name in ("TIGER", "most popular"))
@@ -242,7 +257,7 @@ def test_a_finished_run_is_pushed_where_asked_and_a_name_that_cannot_be_is_refus
 
 def test_the_pictures_of_a_run_are_there(trained: Path) -> None:
     for stage, names in (
-        ("rqvae", {"codes.png", "training.png"}),
+        ("rqvae", {"codes.png", "latents.png", "prefixes.png", "training.png"}),
         ("decoder", {"recall_validation.png", "recall_test.png", "training.png"}),
     ):
         assert {path.name for path in (trained / stage / "beauty").glob("*.png")} == names

@@ -1,6 +1,6 @@
 """What makes codes: the face that every tokenizer of item embeddings shows to the rest.
 
-Shape letters: B batch, I items, E input width, L levels, K codebook size of a level.
+Shape letters: B batch, I items, E input width, D latent width, L levels, K codebook size of a level.
 """
 
 from typing import Protocol
@@ -16,10 +16,13 @@ class Coder(Protocol):
         """K of each level."""
 
     def codebooks(self) -> list[Tensor]:
-        """Codewords of each level, [K, width]; none where codes are not the nearest of anything."""
+        """Codewords of each level, [K, D], whose sum stands for an item's latent; none where codes stand for no vector."""
 
     def normalize(self, x: Tensor) -> Tensor:
         """[B, E] as given -> [B, E] as it is coded and reconstructed."""
+
+    def latents(self, items: Tensor) -> Tensor:
+        """[B, E] as given -> [B, D]: what the first level quantizes."""
 
     def get_semantic_ids(self, items: Tensor) -> Tensor:
         """Codes [I, L] of ``items`` [I, E], without collision code."""

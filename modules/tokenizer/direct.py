@@ -81,9 +81,9 @@ class DirectTokenizer(InputNormalizer):
         """See Coder."""
         return []
 
-    def project(self, x: Tensor) -> Tensor:
+    def latents(self, items: Tensor) -> Tensor:
         """[B, E] as given -> [B, D] as it is quantized, in fp32."""
-        x = self.normalize(x.float())
+        x = self.normalize(items.float())
         return x if self.projection is None else x @ self.projection
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ class DirectTokenizer(InputNormalizer):
         self.fit_normalizer(items)
         if self.projection is not None and self.config.pca_dim:
             self.projection.copy_(self._principal(items, chunk_size))
-        vectors = torch.cat([self.project(chunk.to(device)) for chunk in items.split(chunk_size)])
+        vectors = torch.cat([self.latents(chunk.to(device)) for chunk in items.split(chunk_size)])
         self._fit(vectors, seed, shard)
 
     def _principal(self, items: Tensor, chunk_size: int) -> Tensor:
@@ -116,7 +116,7 @@ class DirectTokenizer(InputNormalizer):
     def get_semantic_ids(self, items: Tensor, chunk_size: int = 65536) -> Tensor:
         """Codes [I, L] of ``items`` [I, E], without collision code."""
         device = self.input_mean.device
-        return torch.cat([self._codes(self.project(chunk.to(device))) for chunk in items.split(chunk_size)])
+        return torch.cat([self._codes(self.latents(chunk.to(device))) for chunk in items.split(chunk_size)])
 
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
         """See Coder."""
@@ -129,7 +129,7 @@ class DirectTokenizer(InputNormalizer):
     @torch.no_grad()
     def reconstruct(self, items: Tensor) -> Tensor | None:
         """See Coder."""
-        decoded = self._decode(self._codes(self.project(items)))
+        decoded = self._decode(self._codes(self.latents(items)))
         return decoded if decoded is None or self.projection is None else decoded @ self.projection.T
 
 
@@ -159,7 +159,7 @@ class ResidualKmeans(DirectTokenizer):
 
     @torch.no_grad()
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
-        residual = self.project(items)
+        residual = self.latents(items)
         for number in range(level):
             residual = residual - self.levels[number][codes[:, number]]
         return squared_distances(residual, self.levels[level])
@@ -179,7 +179,9 @@ class ProductQuantizer(DirectTokenizer):
         )
 
     def codebooks(self) -> list[Tensor]:
-        return list(self.levels)
+        """L tensors [K, D]: a codeword is zero outside its part, so that here too an item is the sum of its codewords."""
+        after = torch.tensor([0, *self.widths]).cumsum(0).tolist()
+        return [nn.functional.pad(level, (start, self.config.width - end)) for level, start, end in zip(self.levels, after, after[1:])]
 
     def _fit(self, vectors: Tensor, seed: int, shard: Shard) -> None:
         check_enough(len(vectors), max(self.codebook_sizes))
@@ -206,7 +208,7 @@ class ProductQuantizer(DirectTokenizer):
 
     @torch.no_grad()
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
-        return squared_distances(self.project(items).split(self.widths, dim=1)[level], self.levels[level])
+        return squared_distances(self.latents(items).split(self.widths, dim=1)[level], self.levels[level])
 
     def _decode(self, codes: Tensor) -> Tensor:
         return torch.cat([level[codes[:, number]] for number, level in enumerate(self.levels)], dim=1)
@@ -232,7 +234,7 @@ class RandomHyperplanes(DirectTokenizer):
     @torch.no_grad()
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
         """The distance to a code is the sum of the distances to the hyperplanes that part the vector from it."""
-        margins = (self.project(items) @ self.hyperplanes).split(self.bits, dim=1)[level]
+        margins = (self.latents(items) @ self.hyperplanes).split(self.bits, dim=1)[level]
         bits = torch.arange(self.bits[level], device=margins.device)
         signs = (torch.arange(2 ** self.bits[level], device=margins.device)[:, None] >> bits & 1) * 2.0 - 1.0
         return (margins.abs().sum(1, keepdim=True) - margins @ signs.T) / 2

@@ -1,0 +1,184 @@
+"""The doctor: a tokenizer's figures in words - what is wrong, the likely cause, the gin line that cures it.
+
+Its thresholds are alarms, not targets: healthy codes can still make poor semantic IDs, and a cure that raises usage need not raise recall.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from evaluate.codebook import CodebookHealth
+from evaluate.quality import TokenizerQuality
+
+COLLAPSE_BELOW = 0.05
+"""A level that uses a smaller share of its codes has collapsed."""
+
+LOW_USAGE = 0.8
+"""TIGER (section 3.1) asks for more of the codes in use."""
+
+UNEVEN = 0.5
+"""Perplexity below this share of the codes in use: a few codes hold most items."""
+
+COLLISIONS = 0.2
+"""A larger collision rate leaves much to the collision code, which knows nothing of the items."""
+
+GIANT_SHARE, GIANT = 0.01, 20
+"""A group of equal codes with more than this share of the items, and more than so many, is no accident."""
+
+NORM_LEFT, CHILDREN = 0.97, 1.05
+"""A deeper level carries nothing where more of the residual norm is left, or where a prefix has fewer children."""
+
+NEAR_RANDOM = 0.1
+"""Neighbours kept by prefix less than this share of the way from chance to all of them, and below twice chance: as good as random."""
+
+
+class Cure(NamedTuple):
+    """A parameter of train_rqvae.py, and the value that helps."""
+
+    name: str
+    line: str  # as gin reads it
+    without: object  # the value with which the cure is not in place
+
+
+CENTRE = Cure("vae_input_norm", '"center_unit"', "none")
+KMEANS = Cure("use_kmeans_init", "True", False)
+REVIVE = Cure("vae_dead_code_steps", "100", 0)
+
+
+def collapse_warnings(
+    health: CodebookHealth, sizes: Sequence[int], threshold: float = COLLAPSE_BELOW, settings: Mapping[str, object] | None = None
+) -> list[str]:
+    """One sentence for every level whose usage is below the threshold: what is seen, why as a rule, and the gin lines that cure it.
+
+    Args:
+        health: from ``codebook_health``.
+        sizes: K of each level.
+        threshold: share of codes in use below which a level counts as collapsed.
+        settings: see ``diagnose``.
+
+    Returns:
+        At most L sentences; empty when all is well.
+    """
+    return [
+        f"codebook collapse at level {level}: {round(usage * size)} of {size} codes in use ({usage:.1%}), as a rule because "
+        f"{_likely_cause(level)}; {_advice([CENTRE, KMEANS], settings, _advice([REVIVE], settings, 'lower train.learning_rate'))}."
+        for level, (usage, size) in enumerate(zip(health.usage, sizes))
+        if usage < threshold
+    ]
+
+
+def diagnose(quality: TokenizerQuality, settings: Mapping[str, object] | None = None) -> list[str]:
+    """What is wrong with a tokenizer, a sentence for each finding, the gravest first; one that says so when all is well.
+
+    Args:
+        quality: its figures.
+        settings: parameters of the script that made it, by their names without ``train.``; a cure that is in place already or whose
+            parameter is not among them is not named. None: nothing is known.
+    """
+    collapsed = collapse_warnings(quality.health, quality.sizes, settings=settings)
+    findings = [*collapsed, *_use(quality, settings)]
+    if not collapsed:  # collisions and codes without meaning follow from it
+        findings += [*_collisions(quality), *_meaning(quality, settings)]
+    findings += _depth(quality, settings)
+    if findings:
+        return findings
+    kept = quality.neighbours
+    near = "" if kept is None else f", {kept.by_prefix:.1%} of an item's neighbours kept by prefix (random codes: {kept.chance:.1%})"
+    health = quality.health
+    return [f"all is well: {min(health.usage):.0%} or more of each level's codes in use, {health.collision_rate:.1%} collisions{near}."]
+
+
+def _use(quality: TokenizerQuality, settings: Mapping[str, object] | None) -> Iterator[str]:
+    """Codes that lie idle, or that do all the work."""
+    for level, (usage, perplexity, size) in enumerate(zip(quality.health.usage, quality.health.perplexity, quality.sizes)):
+        used = round(usage * size)
+        if COLLAPSE_BELOW <= usage < LOW_USAGE:
+            many = quality.items < 4 * size
+            cause = (
+                f"{quality.items:,} items are few for so many codes" if many else "codes that started far from the data were never chosen"
+            )
+            smaller = f"set train.vae_codebook_size = {_power_below(used)}"
+            advice = smaller if many else _advice([KMEANS, REVIVE], settings, smaller)
+            yield (
+                f"low usage at level {level}: {used} of {size} codes in use ({usage:.1%}; TIGER asks for {LOW_USAGE:.0%}), likely because "
+                f"{cause}; {advice}."
+            )
+        if usage >= COLLAPSE_BELOW and perplexity < UNEVEN * used:
+            cause = "the items share one large common mean" if level == 0 else "the levels before it left residuals that are mostly alike"
+            yield (
+                f"uneven use of level {level}: {used} codes in use but only as even as {perplexity:.0f}, likely because {cause}, or some "
+                f"codes started where no items are; {_advice([CENTRE, KMEANS, REVIVE], settings, 'set train.vae_codebook_size lower')}."
+            )
+
+
+def _collisions(quality: TokenizerQuality) -> Iterator[str]:
+    """Items that their codes do not tell apart."""
+    health, levels = quality.health, len(quality.sizes)
+    if health.collision_rate > COLLISIONS:
+        yield (
+            f"many collisions: {health.collision_rate:.1%} of the items repeat the codes of another, likely because {levels} levels of "
+            f"{max(quality.sizes)} codes are too coarse for {quality.items:,} items; "
+            f"set train.vae_codebook_size = {2 * max(quality.sizes)} or train.vae_n_layers = {levels + 1}."
+        )
+    if health.largest_group > max(GIANT, GIANT_SHARE * quality.items):
+        yield (
+            f"one giant group: {health.largest_group:,} items share all their codes, likely because their texts say next to nothing or the "
+            f"same; look at their titles, and if they differ set train.vae_n_layers = {levels + 1}."
+        )
+
+
+def _depth(quality: TokenizerQuality, settings: Mapping[str, object] | None) -> Iterator[str]:
+    """Levels behind the first that add nothing."""
+    norms, children = quality.residual_norms, quality.health.branching
+    for level in range(1, len(quality.sizes)):
+        if quality.health.usage[level] < COLLAPSE_BELOW:
+            continue
+        if norms is not None and norms[level + 1] > NORM_LEFT * norms[level]:
+            advice = _advice([KMEANS, REVIVE], settings, f"set train.vae_n_layers = {level}")
+            yield (
+                f"level {level} carries nothing: the residual norm is {norms[level]:.3f} before it and {norms[level + 1]:.3f} after, "
+                f"likely because its codewords are far from the residuals; {advice}."
+            )
+        elif children[level] < CHILDREN:
+            yield (
+                f"level {level} tells nothing apart: a prefix has {children[level]:.2f} children there, because the levels before it have "
+                f"told nearly all items apart; set train.vae_n_layers = {level} or a smaller train.vae_codebook_size."
+            )
+
+
+def _meaning(quality: TokenizerQuality, settings: Mapping[str, object] | None) -> Iterator[str]:
+    """Codes that say nothing of the items, unless they were meant to."""
+    kept = quality.neighbours
+    if kept is None or (settings is not None and settings.get("tokenizer") == "random"):
+        return
+    if kept.by_prefix - kept.chance < min(kept.chance, NEAR_RANDOM * (1 - kept.chance)):
+        otherwise = "raise train.iterations" if _learned(settings) else 'set train.tokenizer = "rqvae"'
+        yield (
+            f"near-random prefixes: {kept.by_prefix:.1%} of an item's neighbours share its leading codes (random: {kept.chance:.1%}), "
+            f"likely because the codes do not follow the item vectors; {_advice([CENTRE, KMEANS], settings, otherwise)}."
+        )
+
+
+def _advice(cures: Sequence[Cure], settings: Mapping[str, object] | None, otherwise: str) -> str:
+    """The gin lines of the cures that are not in place, or else what is left to do."""
+    lines = [f"train.{cure.name} = {cure.line}" for cure in cures if settings is None or _open(cure, settings)]
+    return f"set {', '.join(lines[:-1])}{' and ' if lines[:-1] else ''}{lines[-1]}" if lines else otherwise
+
+
+def _open(cure: Cure, settings: Mapping[str, object]) -> bool:
+    return _learned(settings) and cure.name in settings and settings[cure.name] == cure.without
+
+
+def _learned(settings: Mapping[str, object] | None) -> bool:
+    """An RQ-VAE, as far as is known: the cures of its training help no other tokenizer."""
+    return settings is None or settings.get("tokenizer", "rqvae") == "rqvae"
+
+
+def _likely_cause(level: int) -> str:
+    if level == 0:
+        return "the item embeddings share one large common mean or the codebook started far from them"
+    return "the levels before it learned only the common mean or this codebook started far from its residuals"
+
+
+def _power_below(count: int) -> int:
+    """The largest power of two that is at most ``count``."""
+    return 1 << max(count.bit_length() - 1, 0)

@@ -1,0 +1,89 @@
+"""A finished tokenizer before its judges: its figures, and the pictures that show what its codes mean.
+
+Shape letters: I items, E text-embedding width, D latent width.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from evaluate.codebook import Reconstruction, reconstruction_quality
+from evaluate.maps import latent_map, prefix_tree
+from evaluate.plots import codebook_plot
+from evaluate.quality import TokenizerQuality, tokenizer_quality
+from evaluate.semantics import sample_rows
+from modules.rqvae import RqVae
+from modules.tokenizer.direct import DirectTokenizer
+from modules.tokenizer.semids import SemanticIdTokenizer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RECONSTRUCTED = 16384
+"""Items whose reconstruction is compared at most, drawn with the run's seed."""
+
+
+class Appraisal(NamedTuple):
+    quality: TokenizerQuality
+    pictures: Iterator[tuple[str, "Figure"]]  # name and picture, drawn as they are asked for
+
+
+@torch.no_grad()
+def appraise(
+    coder: RqVae | DirectTokenizer,
+    tokenizer: SemanticIdTokenizer,
+    embeddings: Tensor,
+    held_out: Tensor | None,
+    titles: list[str],
+    histories: tuple[Tensor, Tensor] | None,
+    seed: int,
+) -> Appraisal:
+    """Judges the semantic IDs that a tokenizer gave a catalogue.
+
+    Args:
+        coder: in evaluation.
+        tokenizer: made from it.
+        embeddings: [I, E] of all items.
+        held_out: the rows of them that were not trained on.
+        titles: I of them.
+        histories: item_ids and offsets of the training part.
+        seed: of the items that are drawn where all would be too many.
+    """
+    codes = tokenizer.sem_ids[:, : tokenizer.num_levels].cpu()
+    latents = _latents(coder, embeddings)
+    quality = tokenizer_quality(
+        codes,
+        tokenizer.info.codebook_sizes,
+        embeddings.cpu(),
+        latents,
+        [codebook.cpu() for codebook in tokenizer.codebooks],
+        histories,
+        reconstruction=_reconstruction(coder, embeddings, seed),
+        held_out_reconstruction=None if held_out is None else _reconstruction(coder, held_out, seed),
+        seed=seed,
+    )
+
+    def pictures() -> Iterator[tuple[str, "Figure"]]:
+        yield "codes", codebook_plot(codes, tokenizer.info.codebook_sizes)
+        yield "latents", latent_map(latents, codes[:, 0], titles)
+        yield "prefixes", prefix_tree(codes, titles)
+
+    return Appraisal(quality, pictures())
+
+
+def _latents(coder: RqVae | DirectTokenizer, embeddings: Tensor, chunk_size: int = 16384) -> Tensor:
+    """What the first level quantizes, [I, D] on the CPU."""
+    device = coder.input_mean.device
+    return torch.cat([coder.latents(chunk.to(device)).cpu() for chunk in embeddings.split(chunk_size)])
+
+
+def _reconstruction(coder: RqVae | DirectTokenizer, embeddings: Tensor, seed: int) -> Reconstruction | None:
+    """Of the dense features, as the tokenizer reads them and gives them back; None where it gives nothing back."""
+    rows = sample_rows(len(embeddings), RECONSTRUCTED, seed).to(embeddings.device)
+    items = embeddings[rows].to(coder.input_mean.device)
+    rebuilt = coder.reconstruct(items)
+    if rebuilt is None:
+        return None
+    return reconstruction_quality(coder.normalize(items)[:, : coder.num_dense].cpu(), rebuilt[:, : coder.num_dense].cpu())
