@@ -84,7 +84,7 @@ def diagnose(quality: TokenizerQuality, settings: Mapping[str, object] | None = 
     kept = quality.neighbours
     near = "" if kept is None else f", {kept.by_prefix:.1%} of an item's neighbours kept by prefix (random codes: {kept.chance:.1%})"
     health = quality.health
-    return [f"all is well: {min(health.usage):.0%} or more of each level's codes in use, {health.collision_rate:.1%} collisions{near}."]
+    return [f"all is well: lowest usage of a level {min(health.usage):.0%}, {health.collision_rate:.1%} collisions{near}."]
 
 
 def _use(quality: TokenizerQuality, settings: Mapping[str, object] | None) -> Iterator[str]:

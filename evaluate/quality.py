@@ -37,7 +37,7 @@ def tokenizer_quality(
     reconstruction: Reconstruction | None = None,
     held_out_reconstruction: Reconstruction | None = None,
     k: int = 10,
-    queries: int | None = 1000,
+    queries: int | None = 2000,
     seed: int = 0,
 ) -> TokenizerQuality:
     """Judges the codes of a catalogue, whatever made them. All tensors on the CPU; the same arguments give the same digits.

@@ -71,20 +71,20 @@ def neighbours_kept(
     nodes = prefix_nodes(codes)
     group = nodes[:, -1]
     groups = int(group.max()) + 1
-    norms = vectors.norm(dim=1).clamp_min(1e-12)
+    scale = 1 / vectors.norm(dim=1).clamp_min(1e-12)
     # One row for each tuple: its items tie exactly, whatever the rounding of the products below.
     table = None if quantized is None else quantized.new_empty(groups, quantized.shape[1]).index_copy_(0, group, quantized)
     chosen = sample_rows(items, queries, seed)
     by_vector = by_prefix = torch.zeros((), dtype=torch.float64)
     for rows in chosen.split(max(1, CELLS // items)):
         itself = rows[:, None]
-        similarity = (vectors[rows] @ vectors.T / norms / norms[itself]).scatter_(1, itself, -torch.inf)
+        similarity = ((vectors[rows] * scale[itself]) @ vectors.T * scale).scatter_(1, itself, -torch.inf)
         near = similarity >= similarity.topk(k, dim=1).values[:, -1:] - 1e-6
         shared = sum((level[rows, None] == level).to(torch.int8) for level in nodes.unbind(dim=1))
         by_prefix = by_prefix + _expected_hits(near, -torch.as_tensor(shared).float().scatter_(1, itself, -torch.inf), k)
         if table is not None:
             distance = table.square().sum(dim=1) - 2 * table[group[rows]] @ table.T  # + |q|^2, the same for every candidate
-            distance = distance.scatter_(1, group[itself], -torch.inf)[:, group]
+            distance = distance.scatter_(1, group[itself], -torch.inf).index_select(1, group)
             by_vector = by_vector + _expected_hits(near, distance.scatter_(1, itself, torch.inf), k)
     places = k * len(chosen)
     kept = None if table is None else by_vector.item() / places
@@ -95,8 +95,13 @@ def _expected_hits(near: Tensor, distance: Tensor, k: int) -> Tensor:
     """Expected number of ``near`` [Q, I] bool among each row's k smallest of ``distance`` [Q, I], ties broken at random; summed over Q."""
     last = distance.topk(k, dim=1, largest=False).values[:, -1:]
     before, tied = distance < last, distance == last
-    places = (k - before.sum(dim=1)).double() / tied.sum(dim=1)
-    return ((near & before).sum(dim=1) + (near & tied).sum(dim=1) * places).sum()
+    places = (k - _count(before)) / _count(tied)
+    return (_count(near & before) + _count(near & tied) * places).sum()
+
+
+def _count(chosen: Tensor) -> Tensor:
+    """True values of each row [Q, I], as float64 [Q]; summed in int32, twice as fast."""
+    return chosen.sum(dim=1, dtype=torch.int32).double()
 
 
 def sample_rows(count: int, limit: int | None, seed: int) -> Tensor:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 RECONSTRUCTED = 16384
 """Items whose reconstruction is compared at most, drawn with the run's seed."""
 
+QUERIES, PAIRS = 2000, 1 << 28
+"""Items whose neighbours are looked at among all items, at most, and pairs of items that this may take: seconds, however many items."""
+
 
 class Appraisal(NamedTuple):
     quality: TokenizerQuality
@@ -62,6 +65,7 @@ def appraise(
         histories,
         reconstruction=_reconstruction(coder, embeddings, seed),
         held_out_reconstruction=None if held_out is None else _reconstruction(coder, held_out, seed),
+        queries=min(QUERIES, PAIRS // len(codes)),
         seed=seed,
     )
 
