@@ -42,6 +42,7 @@ $(VENV)/installed-bench: $(VENV)/installed pyproject.toml
 	touch $@
 
 bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.rqvae
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.scaling
