@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from init.kmeans import Shard, _assign, _means, _plus_plus, _widest, kmeans
+from init.kmeans import Shard, _assign, _means, _plus_plus, kmeans, widest
 
 
 def clustered(num_points: int = 600, num_centers: int = 12, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -170,8 +170,8 @@ def test_spherical_survives_points_without_a_direction():
 
 
 def test_seeding_asks_no_device_for_a_precision_it_lacks():
-    assert _widest(torch.device("mps")) == torch.float32
-    assert _widest(torch.device("cpu")) == _widest(torch.device("cuda")) == torch.float64
+    assert widest(torch.device("mps")) == torch.float32
+    assert widest(torch.device("cpu")) == widest(torch.device("cuda")) == torch.float64
 
 
 def test_two_processes_that_share_the_points_find_the_centroids_of_one():
