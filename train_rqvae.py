@@ -99,7 +99,7 @@ def train(
     vae_distance: Literal["l2", "cosine"] = "l2",
     vae_sim_vq: bool = False,
     vae_codebook_normalize: bool = False,
-    vae_dead_code_steps: Natural = 0,
+    vae_dead_code_steps: Natural = 50,
     vae_ema_decay: Share = 0.0,
     vae_sinkhorn: Literal["none", "training", "last_level"] = "none",
     vae_sinkhorn_epsilon: Positive = 0.02,
@@ -152,9 +152,9 @@ def train(
         vae_hidden_dims: hidden widths of the encoder; the decoder mirrors them.
         vae_codebook_size: codes a level; a list such as [512, 256, 128] gives every level its own number.
         vae_n_layers: levels of residual quantization.
-        vae_codebook_mode: gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK.
+        vae_codebook_mode: gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK (set vae_codebook_normalize with it).
         vae_distance: what the nearest codeword is: l2 (by squared distance) or cosine (by angle).
-        vae_sim_vq: freeze the codebooks and learn one linear map behind each (SimVQ); start it with use_kmeans_init.
+        vae_sim_vq: freeze the codebooks and learn one linear map behind each (SimVQ).
         vae_codebook_normalize: latents and the first level's codewords have length 1; deeper codewords keep their own.
         vae_dead_code_steps: a code that no item used for so many steps is moved to an input with a large error; never in the last 10 % of
             the steps. 0: none is.
@@ -235,6 +235,8 @@ def train(
         run.say(f"model    {parameters:,} parameters; {' + '.join(map(str, model_config.codebook_sizes))} codes of width {vae_embed_dim}")
         passes = f"{iterations * step_size / len(training):.0f} passes"
         run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {vae_codebook_mode.name}")
+        if vae_codebook_mode == QuantizeForwardMode.ROTATION_TRICK and not vae_codebook_normalize:
+            run.say("warning: ROTATION_TRICK lets latents shrink until codes die; train.vae_codebook_normalize = True keeps their length")
         run.say(f"run      {run.describe()}")
 
         run.track(wandb_logging, wandb_project)

@@ -171,7 +171,7 @@ def test_the_state_of_remedies_is_saved_and_weights_of_other_remedies_load(tmp_p
 
 
 def test_averages_are_refused_where_codewords_learn_otherwise():
-    with pytest.raises(UserError, match="train.vae_ema_decay moves codewords to averages and train.vae_sim_vq freezes them"):
+    with pytest.raises(UserError, match=r"train\.vae_ema_decay moves codewords to averages and train\.vae_sim_vq freezes them"):
         rqvae(ema_decay=0.9, sim_vq=True)
     with pytest.raises(UserError, match="GUMBEL_SOFTMAX"):
         rqvae(ema_decay=0.9, mode=QuantizeForwardMode.GUMBEL_SOFTMAX)
