@@ -47,10 +47,11 @@ from modules.runtime.ranks import Ranks
 from modules.runtime.rules import shared_mistakes
 from modules.runtime.run import Run
 from modules.runtime.trainer import LossShare, Plan, Trainer
-from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Text
+from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.direct import DirectConfig, DirectTokenizer, direct_tokenizer
 from modules.tokenizer.semids import SemanticIdTokenizer
+from modules.upkeep import Upkeep
 
 
 class Recipe(NamedTuple):
@@ -66,6 +67,7 @@ class Recipe(NamedTuple):
     temperature_start: float
     temperature_end: float
     use_kmeans_init: bool
+    kmeans_balanced: bool
     autoencoder_steps: int
     log_every: int
     save_every: int
@@ -100,6 +102,7 @@ def train(
     max_grad_norm: NonNegative = 0.0,
     commitment_weight: NonNegative = 0.25,
     use_kmeans_init: bool = True,
+    kmeans_balanced: bool = False,
     autoencoder_steps: Natural = 300,
     vae_input_dim: Count = 768,
     vae_embed_dim: Count = 32,
@@ -110,6 +113,10 @@ def train(
     vae_distance: Literal["l2", "cosine"] = "l2",
     vae_sim_vq: bool = False,
     vae_codebook_normalize: bool = False,
+    vae_dead_code_steps: Natural = 50,
+    vae_ema_decay: Share = 0.0,
+    vae_sinkhorn: Literal["none", "training", "last_level"] = "none",
+    vae_sinkhorn_epsilon: Positive = 0.02,
     vae_n_cat_feats: Natural = 0,
     vae_input_norm: Literal["center_unit", "standardize", "none"] = "center_unit",
     gumbel_temperature_start: Positive = 0.5,
@@ -160,17 +167,24 @@ def train(
         warmup_steps: steps over which the learning rate rises.
         max_grad_norm: gradients are clipped to this norm; 0 leaves them.
         commitment_weight: beta of the commitment loss.
-        use_kmeans_init: set each codebook to the k-means centroids of the whole catalogue's residuals.
-        autoencoder_steps: first steps, without the quantizer, after which k-means finds latents that stay put; part of iterations.
+        use_kmeans_init: start each codebook at the k-means centroids of the whole catalogue's residuals; False: at those of random items.
+        kmeans_balanced: no centroid gets more than its share of the items, rounded up.
+        autoencoder_steps: first steps, without the quantizer, after which the codebooks start on latents that stay put; part of iterations.
         vae_input_dim: width of the item embeddings, collaborative vectors included; checked against them.
         vae_embed_dim: width of the latent and of the codewords.
         vae_hidden_dims: hidden widths of the encoder; the decoder mirrors them.
         vae_codebook_size: codes a level; a list such as [512, 256, 128] gives every level its own number.
         vae_n_layers: levels of residual quantization.
-        vae_codebook_mode: gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK.
+        vae_codebook_mode: gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK (set vae_codebook_normalize with it).
         vae_distance: what the nearest codeword is: l2 (by squared distance) or cosine (by angle).
-        vae_sim_vq: freeze the codebooks and learn one linear map behind each (SimVQ); start it with use_kmeans_init.
+        vae_sim_vq: freeze the codebooks and learn one linear map behind each (SimVQ).
         vae_codebook_normalize: latents and the first level's codewords have length 1; deeper codewords keep their own.
+        vae_dead_code_steps: a code that no item used for so many steps is moved to an input with a large error; never in the last 10 % of
+            the steps. 0: none is.
+        vae_ema_decay: codewords are moving averages of their residuals, with this decay a step, as 0.99; 0: they learn by gradient.
+        vae_sinkhorn: balance codes by Sinkhorn's algorithm: none, training (every level, training batches only) or last_level (there in
+            training, and for the items of the catalogue that would collide).
+        vae_sinkhorn_epsilon: its softness, in units of the mean squared distance between residuals and codewords.
         vae_n_cat_feats: features at the end of the input that are 0 or 1: not normalised, reconstructed by cross-entropy.
         vae_input_norm: center_unit (subtract the mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none.
         gumbel_temperature_start: first temperature of GUMBEL_SOFTMAX, in units of the mean squared distance (cosine: 2 - 2 cos) to the
@@ -207,7 +221,8 @@ def train(
         gumbel_temperature_start,
         gumbel_temperature_end,
         use_kmeans_init,
-        autoencoder_steps if use_kmeans_init and pretrained_rqvae_path is None else 0,
+        kmeans_balanced,
+        autoencoder_steps if pretrained_rqvae_path is None else 0,
         log_every,
         save_model_every,
         keep_checkpoints,
@@ -251,6 +266,10 @@ def train(
             run.say(f"model    {parameters:,} parameters; {codes} codes of width {vae_embed_dim}")
             passes = f"{iterations * step_size / len(training):.0f} passes"
             run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {vae_codebook_mode.name}")
+            if vae_codebook_mode == QuantizeForwardMode.ROTATION_TRICK and not vae_codebook_normalize:
+                run.say(
+                    "warning: ROTATION_TRICK lets latents shrink until codes die; train.vae_codebook_normalize = True keeps their length"
+                )
             run.say(f"run      {run.describe()}")
             seconds = fit(coder, training, recipe, placement, ranks, run)
         else:
@@ -281,6 +300,10 @@ SHAPE = {
     "vae_sim_vq": "sim_vq",
     "vae_codebook_normalize": "codebook_normalize",
     "vae_n_cat_feats": "n_cat_feats",
+    "vae_dead_code_steps": "dead_code_steps",
+    "vae_ema_decay": "ema_decay",
+    "vae_sinkhorn": "sinkhorn",
+    "vae_sinkhorn_epsilon": "sinkhorn_epsilon",
 }
 """Parameters, and the fields of RqVaeConfig that they fill."""
 
@@ -292,6 +315,7 @@ DIRECT_SHAPE = {
     "vae_n_layers": "num_levels",
     "vae_input_norm": "input_norm",
     "pca_dim": "pca_dim",
+    "kmeans_balanced": "balanced",
 }
 """The same for DirectConfig."""
 
@@ -306,7 +330,7 @@ def shape(settings: Mapping[str, object]) -> RqVaeConfig | DirectConfig:
 def check(settings: Mapping[str, object]) -> Iterator[str]:
     """A sentence for every rule between parameters that does not hold; what each takes for itself stands in the signature."""
     steps, iterations = settings["autoencoder_steps"], settings["iterations"]
-    if settings["use_kmeans_init"] and settings["pretrained_rqvae_path"] is None and steps >= iterations:
+    if settings["pretrained_rqvae_path"] is None and steps >= iterations:
         yield (
             f"train.autoencoder_steps = {steps} leaves no step of train.iterations = {iterations} for the quantizer: lower the one or "
             "raise the other"
@@ -384,7 +408,7 @@ def index_batches(num_items: int, batch_size: int, seed: int, device: torch.devi
 
 
 class Objective(nn.Module):
-    """The loss of a step, with the quantizer or, before k-means, without; one module, as several processes need it.
+    """The loss of a step, with the quantizer or, before the codebooks start, without; one module, as several processes need it.
 
     Its parts are reconstruction, codebook and commitment loss and the residual norm behind each level.
     """
@@ -407,6 +431,8 @@ class Objective(nn.Module):
 def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
     """Trains the model in place, from its last checkpoint if there is one; returns the seconds spent training."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    shard, size = Shard(ranks.index, ranks.count, ranks.total), min(recipe.batch_size, len(items))
+    upkeep = Upkeep(model, optimizer, recipe.autoencoder_steps, recipe.iterations, size, recipe.seed, shard)
 
     def factor(step: int) -> float:
         return learning_rate_factor("cosine", step, recipe.warmup_steps, recipe.iterations)
@@ -438,10 +464,13 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
                 trainer.show("loss", f"loss {loss:.3f}, residuals {'/'.join(f'{norm:.2f}' for norm in norms)}")
                 losses = {"reconstruction": reconstruction, "codebook_loss": codebook, "commitment_loss": commitment}
                 run.log(step=step, loss=loss, **losses, residual_norms=norms, lr=trainer.learning_rate)
-            fresh = step == recipe.autoencoder_steps and recipe.use_kmeans_init
+            fresh = step == recipe.autoencoder_steps and (recipe.use_kmeans_init or step > 0)
             if fresh:
                 with memory_advice("train.vae_codebook_size or train.vae_embed_dim"):
-                    model.kmeans_init(items, recipe.seed, Shard(ranks.index, ranks.count, ranks.total))
+                    if recipe.use_kmeans_init:
+                        model.kmeans_init(items, recipe.seed, shard, balanced=recipe.kmeans_balanced)
+                    else:
+                        model.sample_init(items, recipe.seed, shard)
             if fresh or (step > recipe.autoencoder_steps and trainer.due(step, recipe.eval_every)):
                 with trainer.evaluating("train.vae_codebook_size"):
                     look(model, items, trainer, run, step, warned)
@@ -450,6 +479,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
                 own = rows(step * recipe.accumulate + micro)[ranks.index :: ranks.count]
                 return trainer.objective(on_device(items.index_select(0, own), placement.device), temperature(step))
 
+            upkeep.begin(step)
             trainer.update(step, share)
     return trainer.seconds
 

@@ -1,7 +1,9 @@
 """k-means for codebooks: k-means++ seeding, Lloyd iterations, empty clusters re-seeded; bounded time and memory.
 
 Lloyd (1982), "Least squares quantization in PCM"; Arthur & Vassilvitskii (2007), "k-means++"; Dhillon & Modha (2001), "Concept
-decompositions", for the spherical kind. TIGER (section 3.1) initialises its codebooks this way against collapse.
+decompositions", for the spherical kind; Bradley, Bennett & Demiriz (2000), "Constrained k-means clustering", for the balanced kind (their
+limit on the sizes; their flow problem is replaced by a greedy assignment). TIGER (section 3.1) initialises its codebooks by k-means
+against collapse.
 Shape letters: N points, D width, K clusters.
 """
 
@@ -44,8 +46,8 @@ SEEDING_POINTS = 64
 
 class KmeansResult(NamedTuple):
     centroids: Tensor  # [K, D], means of the points as given, spherical or not
-    codes: Tensor  # [N] int64, nearest centroid of every point (spherical: nearest in direction)
-    inertia: Tensor  # scalar: sum of squared distances to the nearest centroid (spherical: between directions, 2 - 2 cos)
+    codes: Tensor  # [N] int64, nearest centroid of every point (spherical: nearest in direction; balanced: see there)
+    inertia: Tensor  # scalar: sum of squared distances to the centroids of the codes (spherical: between directions, 2 - 2 cos)
     iterations: int  # Lloyd iterations that were run
 
 
@@ -58,6 +60,7 @@ def kmeans(
     chunk_size: int = 4096,
     spherical: bool = False,
     shard: Shard = ALONE,
+    balanced: bool = False,
 ) -> KmeansResult:
     """Clusters points around ``num_clusters`` centroids.
 
@@ -70,6 +73,8 @@ def kmeans(
         chunk_size: points held against all centroids at once; bounds the memory to chunk_size x K distances.
         spherical: cluster the points' directions by cosine; a centroid is still the mean of its points as given and so has their length.
         shard: this process among those that were all given the same points.
+        balanced: no cluster holds more than ceil(N / K) points. Points take the nearest centroid with room, those that are nearest to
+            theirs first; every process does all of that, because it is one sequence.
 
     Returns:
         Centroids, codes, inertia and the iterations used.
@@ -84,20 +89,21 @@ def kmeans(
     points = points.detach()
     compared = normalize(points, dim=1) if spherical else points
     centroids = shard.of_first(_plus_plus(compared, num_clusters, torch.Generator(points.device).manual_seed(seed)))
-    codes, distances = _assign(compared, centroids, chunk_size, shard)
+    assign = _assign_evenly if balanced else _assign
+    codes, distances = assign(compared, centroids, chunk_size, shard)
     previous, iterations = distances.sum(), 0
     while iterations < max_iterations:
         centroids = _means(compared, codes, distances, centroids, shard)
         if spherical:
             centroids = normalize(centroids, dim=1)
-        codes, distances = _assign(compared, centroids, chunk_size, shard)
+        codes, distances = assign(compared, centroids, chunk_size, shard)
         inertia, iterations = distances.sum(), iterations + 1
         if bool(previous - inertia <= tolerance * previous):
             break
         previous = inertia
     if spherical:
         centroids = _means(points, codes, distances, centroids, shard)
-        codes, distances = _assign(compared, normalize(centroids, dim=1), chunk_size, shard)
+        codes, distances = assign(compared, normalize(centroids, dim=1), chunk_size, shard)
     return KmeansResult(centroids, codes, distances.sum(), iterations)
 
 
@@ -109,7 +115,7 @@ def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator) ->
     norms = points.square().sum(1)
     columns = points.T.contiguous()  # distances as [candidates, N]: sums and minima along the memory take a third of the time
     num_candidates = 2 + int(math.log(num_clusters))
-    precision = _widest(points.device)
+    precision = widest(points.device)
     chosen = torch.randint(len(points), (1,), generator=generator, device=points.device)
     seeds = [chosen]
     nearest = (norms - 2 * (points @ points[chosen[0]]) + norms[chosen]).clamp_min_(0)
@@ -126,7 +132,7 @@ def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator) ->
     return points[torch.cat(seeds)].clone()
 
 
-def _widest(device: torch.device) -> torch.dtype:
+def widest(device: torch.device) -> torch.dtype:
     """The most precise floating-point type of a device: Apple's GPUs have no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
@@ -143,6 +149,32 @@ def _assign(points: Tensor, centroids: Tensor, chunk_size: int, shard: Shard) ->
         codes[start : start + chunk_size] = nearest.indices
         distances[start : start + chunk_size] = (2 * nearest.values + chunk.square().sum(1)).clamp_min_(0)
     return shard.whole(codes, len(points)), shard.whole(distances, len(points))
+
+
+def _assign_evenly(points: Tensor, centroids: Tensor, chunk_size: int, shard: Shard) -> tuple[Tensor, Tensor]:
+    """A centroid for every point, at most ceil(N / K) points each, and the squared distance to it.
+
+    In every round the points without a centroid ask the nearest one with room, and it takes the nearest of those that ask.
+    """
+    room = torch.full((len(centroids),), -(-len(points) // len(centroids)), device=points.device)
+    codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    distances = torch.empty_like(points[:, 0])
+    waiting = torch.arange(len(points), device=points.device)
+    while len(waiting):
+        open_ones = (room > 0).nonzero().squeeze(1)
+        asked, squared = _assign(points[waiting], centroids[open_ones], chunk_size, ALONE)
+        asked = open_ones[asked]
+        by_distance = squared.argsort(stable=True)
+        order = by_distance[asked[by_distance].argsort(stable=True)]  # centroid by centroid, nearest points first
+        asking = torch.bincount(asked, minlength=len(centroids))
+        place = torch.arange(len(order), device=points.device) - (asking.cumsum(0) - asking)[asked[order]]
+        taken = order[place < room[asked[order]]]
+        codes[waiting[taken]], distances[waiting[taken]] = asked[taken], squared[taken]
+        room = room - torch.minimum(asking, room)
+        left = torch.ones_like(waiting, dtype=torch.bool)
+        left[taken] = False
+        waiting = waiting[left]
+    return codes, distances
 
 
 def _means(points: Tensor, codes: Tensor, distances: Tensor, centroids: Tensor, shard: Shard) -> Tensor:

@@ -20,6 +20,11 @@ def rotation_trick(latent: Tensor, quantized: Tensor, eps: float = 1e-6) -> Tens
 
     Fifty et al. (2024), "Restructuring Vector Quantization with the Rotation Trick", arXiv 2410.06424, section 4.2:
     q = |q|/|z| (I - 2 r r^T + 2 q^ z^T) z with z^ = z/|z|, q^ = q/|q| and r = (z^ + q^)/|z^ + q^|.
+
+    It needs latents of fixed length (train.vae_codebook_normalize). The reconstruction pushes each latent away from its quantization, and
+    over a cell these pushes cancel; turned by the angle t between latent and quantization they do not: a pull to the origin of
+    |push| cos t sin t is left. Latents that may shrink then do, away from the outer codewords (Beauty, mpnet vectors: mean length 1.3 to
+    0.19 and 4 % of the first level's codes within 300 steps); with moving averages too, with a commitment weight of 1 more slowly.
     """
     latent_norm = latent.detach().norm(dim=-1, keepdim=True).clamp_min(eps)
     quantized_norm = quantized.detach().norm(dim=-1, keepdim=True)

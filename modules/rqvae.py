@@ -5,6 +5,7 @@ and decoded. The codes of the levels are the item's semantic ID, before the coll
 Shape letters: B batch, I items, E input width, D latent width, L levels, K codebook size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,10 @@ from modules.gradients import detached_sum, rotation_trick, straight_through
 from modules.loss import codebook_loss, commitment_loss, reconstruction_loss
 from modules.normalizer import INPUT_NORMS, InputNormalizer
 from modules.quantize import DISTANCES, Quantize, QuantizeForwardMode
+from modules.sinkhorn import colliding, spread_collisions
+
+SINKHORN = ("none", "training", "last_level")
+"""Where codes are balanced: nowhere; in training, at every level; at the last level, in training and among the items that collide."""
 
 ENCODED_AT_ONCE = 2048
 """Items of a chunk where the whole catalogue is encoded: its activations stay in the cache; 16384 took a third longer."""
@@ -31,6 +36,7 @@ class RqVaeConfig:
     ``codebook_size`` is one number for all levels, or one a level.
     ``codebook_normalize`` gives the encoder's latents length 1 and the codewords of the first level too. What a level leaves of a vector of
     length 1 is shorter, and a codeword of length 1 would overshoot it, so the codewords of the levels below keep the length they learn.
+    ``dead_code_steps``, ``ema_decay`` and ``sinkhorn`` are the remedies against collapse, off where they are 0 and "none".
     The last ``n_cat_feats`` input features are categorical, values in [0, 1]: not normalised, and reconstructed as logits.
     """
 
@@ -46,6 +52,10 @@ class RqVaeConfig:
     sim_vq: bool = False
     codebook_normalize: bool = False
     n_cat_feats: int = 0
+    dead_code_steps: int = 0
+    ema_decay: float = 0.0
+    sinkhorn: str = "none"
+    sinkhorn_epsilon: float = 0.02
 
     def __post_init__(self) -> None:
         if self.input_norm not in INPUT_NORMS:
@@ -59,6 +69,18 @@ class RqVaeConfig:
             raise UserError(
                 f"train.vae_n_cat_feats is {self.n_cat_feats} of {self.input_dim} input features; it must leave at least one that is not "
                 "categorical and not be negative: lower it or raise train.vae_input_dim"
+            )
+        if self.sinkhorn not in SINKHORN:
+            raise UserError(f"train.vae_sinkhorn is {self.sinkhorn!r}; it can be one of {', '.join(map(repr, SINKHORN))}")
+        if self.ema_decay and self.sim_vq:
+            raise UserError(
+                "train.vae_ema_decay moves codewords to averages and train.vae_sim_vq freezes them behind a map that learns by gradient: "
+                "set train.vae_ema_decay = 0 or train.vae_sim_vq = False"
+            )
+        if self.mode == QuantizeForwardMode.GUMBEL_SOFTMAX and (self.ema_decay or self.sinkhorn != "none"):
+            raise UserError(
+                "train.vae_codebook_mode GUMBEL_SOFTMAX samples codes and teaches codewords by gradient, so there is nothing for "
+                'train.vae_ema_decay and train.vae_sinkhorn to do: set them to 0 and "none", or the mode to STE or ROTATION_TRICK'
             )
 
     @property
@@ -109,27 +131,49 @@ class RqVae(InputNormalizer):
         self.encoder = MLP(dims)
         self.decoder = MLP(dims[::-1])
         self.levels = nn.ModuleList(
-            Quantize(size, config.embed_dim, config.distance, config.sim_vq, config.codebook_normalize and number == 0)
+            Quantize(
+                size,
+                config.embed_dim,
+                config.distance,
+                config.sim_vq,
+                unit_codewords=config.codebook_normalize and number == 0,
+                revived=config.dead_code_steps > 0,
+                averaged=config.ema_decay > 0,
+                balance=config.sinkhorn_epsilon if self._balances(number) else None,
+            )
             for number, size in enumerate(config.codebook_sizes)
         )
+
+    def _balances(self, level: int) -> bool:
+        last = level == self.config.num_levels - 1
+        return self.config.sinkhorn == "training" or (self.config.sinkhorn == "last_level" and last)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latent [B, D] in fp32 of a normalised ``x`` [B, E]."""
         latent = self.encoder(x).float()
         return normalize(latent, dim=-1) if self.config.codebook_normalize else latent
 
-    @torch.no_grad()
-    def kmeans_init(self, items: Tensor, seed: int, shard: Shard = ALONE, chunk_size: int = ENCODED_AT_ONCE) -> None:
+    def kmeans_init(
+        self, items: Tensor, seed: int, shard: Shard = ALONE, chunk_size: int = ENCODED_AT_ONCE, balanced: bool = False
+    ) -> None:
         """Initialises codebook after codebook by k-means on the residuals of all ``items`` [I, E]; skips codebooks initialised before.
 
-        Several processes (``shard``) encode and assign a part each.
+        Several processes (``shard``) encode and assign a part each. ``balanced``: see kmeans.
         """
+        self._start(items, shard, chunk_size, lambda level, residual, number: level.kmeans_init(residual, seed + number, shard, balanced))
+
+    def sample_init(self, items: Tensor, seed: int, shard: Shard = ALONE, chunk_size: int = 16384) -> None:
+        """The same with the residuals of random items in place of centroids."""
+        self._start(items, shard, chunk_size, lambda level, residual, number: level.sample_init(residual, seed + number, shard))
+
+    @torch.no_grad()
+    def _start(self, items: Tensor, shard: Shard, chunk_size: int, start: Callable[[Quantize, Tensor, int], Tensor]) -> None:
         device = self.input_mean.device
         own = items[shard.index :: shard.count]
         residual = torch.cat([self.encode(self.normalize(chunk.to(device))) for chunk in own.split(chunk_size)])
         residual = shard.whole(residual, len(items))
-        for number, level in enumerate(self._levels()):
-            codes = level.nearest(residual) if bool(level.initialised) else level.kmeans_init(residual, seed + number, shard)
+        for number, level in enumerate(self.codebook_levels()):
+            codes = level.nearest(residual) if bool(level.initialised) else start(level, residual, number)
             residual = residual - level.codewords()[codes]
 
     def autoencoding_loss(self, x: Tensor) -> Tensor:
@@ -140,7 +184,8 @@ class RqVae(InputNormalizer):
         x = self.normalize(x)
         return reconstruction_loss(self.decoder(self.encode(x)).float(), x, self.config.n_cat_feats)
 
-    def _levels(self) -> list[Quantize]:
+    def codebook_levels(self) -> list[Quantize]:
+        """The levels, as what they are."""
         return [level for level in self.levels if isinstance(level, Quantize)]
 
     @property
@@ -150,13 +195,13 @@ class RqVae(InputNormalizer):
 
     def codebooks(self) -> list[Tensor]:
         """The codewords of every level, L tensors [K, D], as the decoder reads them."""
-        return [level.codewords() for level in self._levels()]
+        return [level.codewords() for level in self.codebook_levels()]
 
     def quantize(self, latent: Tensor, temperature: float | None = None, generator: torch.Generator | None = None) -> Quantized:
         """Residual quantization of ``latent`` [B, D]: r_0 = z, r_{l+1} = r_l - sg[e_l]. ``temperature`` samples (see Quantize)."""
         residual = latent
         codes, residuals, codewords, relaxed = [], [], [], []
-        for level in self._levels():
+        for level in self.codebook_levels():
             output = level(residual, temperature, generator)
             codes.append(output.codes)
             residuals.append(residual)
@@ -198,12 +243,30 @@ class RqVae(InputNormalizer):
         return RqVaeOutput(loss, reconstructed, codebook, commitment, quantized.codes, norms)
 
     @torch.no_grad()
+    @torch.no_grad()
     def get_semantic_ids(self, items: Tensor, chunk_size: int = ENCODED_AT_ONCE) -> Tensor:
-        """Codes [I, L] of ``items`` [I, E], without collision code, in one chunked pass: the nearest codes, in fp32 under any autocast."""
-        device = self.input_mean.device
+        """Codes [I, L] of ``items`` [I, E], without collision code, in one chunked pass: the nearest codes, in fp32 under any autocast.
+
+        With ``sinkhorn`` "last_level" those of ``items`` that collide take other last codes (see spread_collisions).
+        """
+        codes = torch.cat([self._nearest(chunk)[0] for chunk in items.split(chunk_size)])
+        if self.config.sinkhorn != "last_level":
+            return codes
+        rows, last = colliding(codes), self.codebook_levels()[-1]
+        residuals = [self._nearest(items[chunk.to(items.device)])[1] for chunk in rows.split(chunk_size)]
+        epsilon = self.config.sinkhorn_epsilon
+        return spread_collisions(codes, rows, torch.cat(residuals), last.distances, last.codebook_size, epsilon)
+
+    def _nearest(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest codes [B, L] of a chunk of items [B, E], and what the last level quantizes of them [B, D]."""
+        device, codes = self.input_mean.device, []
         with torch.autocast(device.type, enabled=False):
-            latents = (self.encode(self.normalize(chunk.to(device))) for chunk in items.split(chunk_size))
-            return torch.cat([self.quantize(latent).codes for latent in latents])
+            residual = following = self.latents(items.to(device))
+            for level in self.codebook_levels():
+                residual = following
+                codes.append(level.nearest(residual))
+                following = residual - level.codewords()[codes[-1]]
+        return torch.stack(codes, dim=1), residual
 
     def latents(self, items: Tensor) -> Tensor:
         """What the first level quantizes, [B, D], of ``items`` [B, E] as given."""
@@ -215,7 +278,7 @@ class RqVae(InputNormalizer):
         residual = self.latents(items)
         for number, codewords in enumerate(self.codebooks()[:level]):
             residual = residual - codewords[codes[:, number]]
-        return self._levels()[level].distances(residual)
+        return self.codebook_levels()[level].distances(residual)
 
     @torch.no_grad()
     def reconstruct(self, items: Tensor) -> Tensor:

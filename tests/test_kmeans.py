@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from init.kmeans import SEEDING_POINTS, Shard, _assign, _means, _plus_plus, _widest, kmeans
+from init.kmeans import SEEDING_POINTS, Shard, _assign, _assign_evenly, _means, _plus_plus, kmeans, widest
 
 
 def clustered(num_points: int = 600, num_centers: int = 12, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -172,8 +172,8 @@ def test_spherical_survives_points_without_a_direction():
 
 
 def test_seeding_asks_no_device_for_a_precision_it_lacks():
-    assert _widest(torch.device("mps")) == torch.float32
-    assert _widest(torch.device("cpu")) == _widest(torch.device("cuda")) == torch.float64
+    assert widest(torch.device("mps")) == torch.float32
+    assert widest(torch.device("cpu")) == widest(torch.device("cuda")) == torch.float64
 
 
 def test_two_processes_that_share_the_points_find_the_centroids_of_one():
@@ -234,3 +234,35 @@ def test_seeds_of_many_points_come_from_a_sample_and_lose_nothing():
     theirs = [cluster.KMeans(24, n_init=1, random_state=seed).fit(points.numpy()).inertia_ for seed in range(3)]
     ours = [float(kmeans(points, 24, seed=seed).inertia) for seed in range(3)]
     assert sum(ours) <= 1.02 * sum(theirs)
+
+
+def test_balanced_clusters_on_a_line_by_hand():
+    points = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    result = kmeans(points, 2, balanced=True)
+    assert sorted(result.centroids.flatten().tolist()) == [0.5, 6.0]
+    assert float(result.inertia) == pytest.approx(2 * 0.25 + 2 * 16)
+    assert sorted(kmeans(points, 2).centroids.flatten().tolist()) == [1.0, 10.0]
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize(("number", "clusters"), [(600, 12), (601, 40), (64, 64)])
+def test_balanced_clusters_hold_at_most_their_share_and_cost_little_more(number, clusters, spherical, device):
+    points = clustered(number).to(device)
+    plain, even = (kmeans(points, clusters, spherical=spherical, balanced=balanced) for balanced in (False, True))
+    sizes = torch.bincount(even.codes, minlength=clusters)
+    assert int(sizes.max()) <= -(-number // clusters)
+    assert int(sizes.sum()) == number
+    total = float((points - points.mean(0)).square().sum()) if not spherical else 2.0 * number
+    assert float(plain.inertia) * (1 - 1e-4) <= float(even.inertia) + 1e-4
+    assert float(even.inertia) <= float(plain.inertia) + 0.35 * total
+
+
+def test_balanced_codes_are_all_assigned_to_a_nearest_centroid_with_room():
+    points = clustered(300, 5)
+    centroids = points[:10]
+    codes, distances = _assign_evenly(points, centroids, 64, Shard())
+    squared = torch.cdist(points, centroids).square()
+    torch.testing.assert_close(distances, squared.gather(1, codes[:, None])[:, 0], atol=1e-3, rtol=1e-3)
+    full = torch.bincount(codes, minlength=10) == 30
+    nearer = squared < distances[:, None] - 1e-3
+    assert not bool((nearer & ~full).any())

@@ -58,7 +58,8 @@ ABSENT = {
     "save_every_epoch": "checkpoints are counted in steps; set train.save_model_every",
     "eval_valid_every_epoch": "validations are counted in steps; set train.full_eval_every",
     "eval_test_every_epoch": "the test items are read once, at the end (train.do_eval), and never select a checkpoint",
-    "vae_codebook_last_layer_mode": "all levels share the estimator of train.vae_codebook_mode; Sinkhorn assignment is not built in",
+    "vae_codebook_last_layer_mode": "all levels share the estimator of train.vae_codebook_mode; Sinkhorn assignment of the last "
+    'level is train.vae_sinkhorn = "last_level"',
 }
 """Names that ask for something absent, and what is true of it here."""
 

@@ -25,7 +25,7 @@ OPQ_ROUNDS = 10
 class DirectConfig:
     """Shape of such a tokenizer; what a saved one needs to be rebuilt.
 
-    ``pca_dim`` is the number of leading principal components that are quantized; 0 takes the whole input.
+    ``pca_dim`` is the number of leading principal components that are quantized; 0 takes the whole input. ``balanced``: see kmeans.
     """
 
     kind: str = "rqkmeans"
@@ -34,6 +34,7 @@ class DirectConfig:
     num_levels: int = 3
     input_norm: str = "center_unit"
     pca_dim: int = 0
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -146,7 +147,7 @@ class ResidualKmeans(DirectTokenizer):
     def _fit(self, vectors: Tensor, seed: int, shard: Shard) -> None:
         for number, level in enumerate(self.levels):
             check_enough(len(vectors), len(level))
-            result = kmeans(vectors, len(level), seed=seed + number, shard=shard)
+            result = kmeans(vectors, len(level), seed=seed + number, shard=shard, balanced=self.config.balanced)
             level.copy_(result.centroids)
             vectors = vectors - result.centroids[result.codes]
 
@@ -195,7 +196,11 @@ class ProductQuantizer(DirectTokenizer):
             rotated = vectors @ rotation
             for part, level in zip(rotated.split(self.widths, dim=1), self.levels):
                 limit = 50 if number == rounds else 5
-                level.copy_(kmeans(part.contiguous(), len(level), seed=seed, max_iterations=limit, shard=shard).centroids)
+                level.copy_(
+                    kmeans(
+                        part.contiguous(), len(level), seed=seed, max_iterations=limit, shard=shard, balanced=self.config.balanced
+                    ).centroids
+                )
             if number < rounds:  # Procrustes: the rotation that takes the vectors nearest to their codewords
                 u, _, vh = torch.linalg.svd(vectors.T @ self._decode(self._codes(rotated)))
                 rotation = u @ vh

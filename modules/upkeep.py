@@ -1,0 +1,126 @@
+"""What codebooks do between the steps of the optimizer: follow their moving averages, and revive the codes that no item uses.
+
+Shape letters: B batch over all processes, D width, K codebook size.
+"""
+
+import torch
+from torch import Tensor
+
+from init.kmeans import ALONE, Shard
+from modules.quantize import Quantize
+from modules.rqvae import RqVae
+
+SMOOTHING = 1e-5
+"""Added to the counts, so that a code that lost its items stays finite (Laplace; as in the reference code of VQ-VAE)."""
+
+LAST = 0.9
+"""No code is revived after this share of the steps: what is in use at the end is in use because items chose it."""
+
+
+class Upkeep:
+    """Call ``begin`` before every step; the rest follows each step of ``optimizer``. Without a remedy in the config it does nothing.
+
+    Revival as in SoundStream (Zeghidour et al. 2021, arXiv 2107.03312, section III-C: unused codewords are replaced by inputs of the batch)
+    and Williams et al. (2020), "Hierarchical Quantized Autoencoders", arXiv 2002.08111; here inputs with a large error are preferred.
+
+    Args:
+        model: whose levels are kept.
+        optimizer: of the model's parameters; its moments of a revived codeword start anew.
+        first: first step with the quantizer.
+        iterations: steps in all.
+        batch_size: items a batch over all processes.
+        seed: fixes which inputs revive a code.
+        shard: this process among those that share each batch; all end with the same codebooks.
+    """
+
+    def __init__(
+        self,
+        model: RqVae,
+        optimizer: torch.optim.Optimizer,
+        first: int,
+        iterations: int,
+        batch_size: int,
+        seed: int = 0,
+        shard: Shard = ALONE,
+    ) -> None:
+        self.config, self.levels, self.optimizer = model.config, model.codebook_levels(), optimizer
+        self.first, self.iterations, self.batch_size, self.seed, self.shard = first, iterations, batch_size, seed, shard
+        self.step = 0
+        for level in self.levels:
+            level.shard = shard
+        if self.config.dead_code_steps or self.config.ema_decay:
+            optimizer.register_step_post_hook(lambda *_: self._after())
+
+    def begin(self, step: int) -> None:
+        """Step number ``step`` comes next."""
+        self.step = step
+        for level in self.levels:
+            level.seen.clear()
+
+    @torch.no_grad()
+    def _after(self) -> None:
+        if not self.levels[0].seen:  # the quantizer was left out
+            return
+        statistics = [_statistics(level) for level in self.levels]
+        sizes = [len(level.codebook) for level in self.levels]
+        totals = self.shard.total(torch.cat(statistics)).split(sizes)  # one message for all levels
+        for level, total in zip(self.levels, totals):
+            if level.averaged:
+                average(level, total[:, 0], total[:, 1:], self.config.ema_decay)
+            if level.revived:
+                level.uses += total[:, 0]
+        period, done = self.config.dead_code_steps, self.step + 1
+        if period and (done - self.first) % period == 0:
+            if done <= LAST * self.iterations:
+                for number, level in enumerate(self.levels):
+                    self._revive(level, number)
+            for level in self.levels:
+                level.uses.zero_()
+
+    def _revive(self, level: Quantize, number: int) -> None:
+        residuals = torch.cat([self.shard.whole(batch.residuals, self.batch_size) for batch in level.seen])
+        errors = torch.cat([self.shard.whole(batch.errors, self.batch_size) for batch in level.seen])
+        generator = torch.Generator(residuals.device).manual_seed(self.seed * 1_000_003 + self.step * len(self.levels) + number)
+        drawn = draw(errors, level.codebook_size, generator)
+        revived = level.uses == 0
+        # The dead codes take the draws in turn.
+        turn = (revived.cumsum(0) - 1).clamp_min(0)
+        level.put(revived, self.shard.of_first(residuals[drawn[turn % len(drawn)]]))
+        for moment in ("exp_avg", "exp_avg_sq"):
+            state = self.optimizer.state.get(level.codebook, {})
+            if moment in state:
+                state[moment].masked_fill_(revived.unsqueeze(1), 0)
+
+
+def draw(errors: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """At most ``number`` different indices into ``errors`` [B], each next one drawn with probability proportional to its error.
+
+    By Gumbel keys, the largest first; k-means++ seeds by the same distances, and for the same reason it is not simply the largest ones:
+    these are outliers, often of one kind.
+    """
+    uniform = torch.rand(errors.shape, generator=generator, device=errors.device).clamp_(1e-7, 1 - 1e-7)
+    return (errors.log() - (-uniform.log()).log()).topk(min(number, len(errors))).indices
+
+
+def average(level: Quantize, counts: Tensor, sums: Tensor, decay: float) -> None:
+    """Moves a codebook to the moving averages of what its codes were given: van den Oord et al. (2017), arXiv 1711.00937, appendix A.1.
+
+    Args:
+        level: one made with ``averaged``.
+        counts: [K], items of a step that took each code.
+        sums: [K, D], of their residuals.
+        decay: of the averages.
+    """
+    level.average_counts.lerp_(counts, 1 - decay)
+    level.average_sums.lerp_(sums, 1 - decay)
+    total = level.average_counts.sum()
+    smoothed = (level.average_counts + SMOOTHING) / (total + len(counts) * SMOOTHING) * total
+    level.codebook.copy_(level.average_sums / smoothed.unsqueeze(1))
+
+
+def _statistics(level: Quantize) -> Tensor:
+    """Of a step: [K, 1 + D] items of each code and the sum of their residuals; [K, 1] where no averages are taken."""
+    codes = torch.cat([batch.codes for batch in level.seen])
+    residuals = torch.cat([batch.residuals for batch in level.seen])
+    added = torch.cat([torch.ones_like(residuals[:, :1]), residuals], 1) if level.averaged else torch.ones_like(residuals[:, :1])
+    return added.new_zeros(level.codebook_size, added.shape[1]).index_add_(0, codes, added)
