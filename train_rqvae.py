@@ -192,7 +192,9 @@ def train(
         gumbel_temperature_end: its last; reached after 80 % of the steps.
         do_eval: hold out 5 % of the items and report their reconstruction; the codes are then trained on the rest.
         log_every: steps between lines of log.jsonl.
-        eval_every: steps between looks at usage, perplexity and collisions of the whole catalogue; one more follows k-means.
+        eval_every: steps between looks at usage, perplexity, collisions and reconstruction of the whole catalogue; one more follows
+            k-means. The weights of the look with the lowest reconstruction loss are kept, of those without a collapsed level if there
+            are any; with do_eval the loss of the held-out items decides.
         save_model_every: steps between checkpoints.
         keep_checkpoints: how many stay, the newest ones.
         allow_collapse: end without an error although a level uses less than 5 % of its codes.
@@ -271,7 +273,9 @@ def train(
                     "warning: ROTATION_TRICK lets latents shrink until codes die; train.vae_codebook_normalize = True keeps their length"
                 )
             run.say(f"run      {run.describe()}")
-            seconds = fit(coder, training, recipe, placement, ranks, run)
+            seconds = fit(coder, training, held_out, recipe, placement, ranks, run)
+            ranks.wait()
+            load_weights(coder, run.folder / WEIGHTS)
         else:
             coder = direct_tokenizer(config).to(placement.device)
             run.say(f"model    {config.kind} of {config.width} dimensions, {codes} codes, no network")
@@ -428,8 +432,8 @@ class Objective(nn.Module):
         return LossShare(output.loss, len(batch), torch.cat([losses.detach(), output.residual_norms]))
 
 
-def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
-    """Trains the model in place, from its last checkpoint if there is one; returns the seconds spent training."""
+def fit(model: RqVae, items: Tensor, held_out: Tensor | None, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
+    """Trains the model, from its last checkpoint if there is one; leaves the best weights in the run and returns seconds of training."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     shard, size = Shard(ranks.index, ranks.count, ranks.total), min(recipe.batch_size, len(items))
     upkeep = Upkeep(model, optimizer, recipe.autoencoder_steps, recipe.iterations, size, recipe.seed, shard)
@@ -454,7 +458,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
         recipe.batch_size,
         parts=3 + model.config.num_levels,
     )
-    trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, ranks, {})
+    trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, ranks, {"healthy": -1.0, "reconstruction": 0.0})
     rows = index_batches(len(items), recipe.batch_size, recipe.seed, items.device)
     warned: set[str] = set()
     with trainer.running("RQ-VAE") as steps:
@@ -473,7 +477,7 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
                         model.sample_init(items, recipe.seed, shard)
             if fresh or (step > recipe.autoencoder_steps and trainer.due(step, recipe.eval_every)):
                 with trainer.evaluating("train.vae_codebook_size"):
-                    look(model, items, trainer, run, step, warned)
+                    look(model, items, held_out, trainer, run, step, warned)
 
             def share(micro: int, step: int = step) -> LossShare:
                 own = rows(step * recipe.accumulate + micro)[ranks.index :: ranks.count]
@@ -484,16 +488,30 @@ def fit(model: RqVae, items: Tensor, recipe: Recipe, placement: Placement, ranks
     return trainer.seconds
 
 
-def look(model: RqVae, items: Tensor, trainer: Trainer, run: Run, step: int, warned: set[str]) -> None:
-    """Logs the health of the codes of all items, and warns of every level that collapsed, once."""
+def look(model: RqVae, items: Tensor, held_out: Tensor | None, trainer: Trainer, run: Run, step: int, warned: set[str]) -> None:
+    """Logs the health of the codes of all items, warns of every level that collapsed, once, and keeps the weights if they are the best.
+
+    The best are those with the lowest reconstruction loss (of the held-out items where there are some), among the healthy ones if there are
+    any: with no collapsed level.
+    """
     ranks = trainer.ranks
     shares = ranks.gather([model.get_semantic_ids(items[ranks.index :: ranks.count]).cpu()])
     codes, sizes = torch.cat([share for of_rank in shares for share in of_rank]), model.config.codebook_sizes
     health = codebook_health(codes, sizes)
+    own = (items if held_out is None else held_out)[ranks.index :: ranks.count]
+    summed = reconstruction_sum(model, own) if len(own) else torch.zeros(())
+    reconstruction = ranks.total(torch.stack([summed, summed.new_tensor(float(len(own)))])).tolist()
+    mean = reconstruction[0] / reconstruction[1]
     figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
-    run.log(step=step, **figures)
+    run.log(step=step, **figures, quantized_reconstruction=mean)
     trainer.show("codes", describe(health))
-    for problem in collapse_warnings(health, sizes, settings=run.settings):
+    problems = collapse_warnings(health, sizes, settings=run.settings)
+    healthy = float(not problems)
+    if (healthy, -mean) > (trainer.state["healthy"], -trainer.state["reconstruction"]):
+        trainer.state = {"healthy": healthy, "reconstruction": mean}
+        if ranks.main:
+            save_weights(model, run.folder / WEIGHTS)
+    for problem in problems:
         level = problem.partition(":")[0]
         if level not in warned:
             warned.add(level)
@@ -521,7 +539,7 @@ def finish(
     ``histories`` (item_ids and offsets) are those of training.
 
     Raises:
-        UserError: a level collapsed and that is not allowed; nothing is written then, so that no decoder is trained on such codes.
+        UserError: a level collapsed and that is not allowed; no tokenizer is written then, so that no decoder is trained on such codes.
     """
     coder.eval()
     settings = run.settings
@@ -540,7 +558,8 @@ def finish(
         "collision_vocabulary": tokenizer.vocab_sizes[-1] if policy == "extra_code" else None,
         "seconds": round(seconds, 1),
     }
-    save_weights(coder, run.folder / WEIGHTS)
+    if not isinstance(coder, RqVae):
+        save_weights(coder, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
     for name, picture in pictures:
         run.picture(name, picture)
@@ -555,17 +574,21 @@ def finish(
     return health
 
 
-def mean_reconstruction(coder: RqVae | DirectTokenizer, items: Tensor, chunk_size: int = 16384) -> float | None:
-    """Reconstruction loss over ``items`` [I, E], a chunk at a time; None for codes from which nothing can be reconstructed."""
+def mean_reconstruction(coder: RqVae | DirectTokenizer, items: Tensor) -> float | None:
+    """Reconstruction loss over ``items`` [I, E]; None for codes from which nothing can be reconstructed."""
+    if isinstance(coder, DirectTokenizer) and not coder.codebooks():
+        return None
+    return reconstruction_sum(coder, items).item() / len(items)
+
+
+def reconstruction_sum(coder: RqVae | DirectTokenizer, items: Tensor, chunk_size: int = 16384) -> Tensor:
+    """Reconstruction loss summed over ``items`` [I, E], a chunk at a time."""
     sums = []
     categorical = coder.config.n_cat_feats if isinstance(coder, RqVae) else 0
     for chunk in items.split(chunk_size):
         chunk = chunk.to(coder.input_mean.device)
-        reconstruction = coder.reconstruct(chunk)
-        if reconstruction is None:
-            return None
-        sums.append(reconstruction_loss(reconstruction, coder.normalize(chunk), categorical) * len(chunk))
-    return torch.stack(sums).sum().item() / len(items)
+        sums.append(reconstruction_loss(coder.reconstruct(chunk), coder.normalize(chunk), categorical) * len(chunk))
+    return torch.stack(sums).sum()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import train_rqvae
 from modules.runtime.config import ROOT
 from modules.runtime.hub import load_tokenizer
 from modules.runtime.retriever import load_retriever
-from tests.runs import ITEMS, USERS, run_decoder, run_rqvae
+from tests.runs import ITEMS, USERS, lines, run_decoder, run_rqvae
 from tests.synthetic import write_p5
 
 
@@ -204,7 +204,14 @@ def test_the_quantizers_switches_are_trained_with_and_written_down(
 
 
 def test_a_collapsed_ending_is_an_error_unless_allowed(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    collapsed = ["vae_codebook_size=100", "vae_n_layers=1", "iterations=2", "use_kmeans_init=False", "learning_rate=1e-6"]
+    collapsed = [
+        "vae_codebook_size=100",
+        "vae_n_layers=1",
+        "iterations=2",
+        "autoencoder_steps=0",
+        "use_kmeans_init=False",
+        "learning_rate=1e-6",
+    ]
     run_rqvae(trained, *collapsed, f"save_dir_root={tmp_path}/no", code=2)
     assert "allow_collapse" in capsys.readouterr().err
     run_rqvae(trained, *collapsed, f"save_dir_root={tmp_path}/yes", "allow_collapse=True")
@@ -305,3 +312,16 @@ def test_a_tokenizer_without_a_network_starts_no_rqvae(trained: Path, tmp_path: 
     run_rqvae(trained, "tokenizer=rqkmeans", f"save_dir_root={tmp_path}/direct")
     run_rqvae(trained, f"pretrained_rqvae_path={tmp_path}/direct", f"save_dir_root={tmp_path}/rqvae", code=2)
     assert "is 'rqkmeans', not an RQ-VAE" in capsys.readouterr().err
+
+
+def test_the_weights_of_the_best_look_are_kept_not_the_last(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learning rate that explodes late ruins the last looks; the run ends with the weights from before."""
+    plain = train_rqvae.learning_rate_factor
+    monkeypatch.setattr(train_rqvae, "learning_rate_factor", lambda *given: 300.0 if given[1] > 200 else plain(*given))
+    run_rqvae(trained, f"save_dir_root={tmp_path}", "allow_collapse=True")
+    looks = {line["step"]: line["quantized_reconstruction"] for line in lines(tmp_path / "beauty") if "quantized_reconstruction" in line}
+    assert set(looks) == {80, 100, 150, 200, 250}
+    best = min(looks, key=lambda step: looks[step])
+    assert best < 250
+    metrics = json.loads((tmp_path / "beauty" / "metrics.json").read_text())
+    assert metrics["reconstruction_loss"] == pytest.approx(looks[best], rel=1e-5)
