@@ -1,7 +1,7 @@
 """Stage 1: training steps, k-means, codes and collision codes, in time and memory.
 
     python -m benchmarks.rqvae                    # about 10 minutes on 2 cores; writes benchmarks/results/rqvae.json
-    python -m benchmarks.rqvae --parts steps codes
+    python -m benchmarks.rqvae --parts steps codes      # the others keep their figures; each names the commit it ran at
 
 Parts:
     steps   one step at batch 1024, from the items to the updated weights, of
@@ -17,8 +17,8 @@ Catalogues are seeded random vectors, 768 wide: no figure here depends on what t
 """
 
 import argparse
+import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import threading
@@ -35,13 +35,13 @@ from torch import Tensor
 
 from benchmarks.products import flops, recorded, replay
 from benchmarks.rqvae_peers import AroundResidualVQ, PeerTraining, Straightforward
-from benchmarks.timing import Job, compare, medians, save, table
+from benchmarks.timing import RESULTS, Job, compare, medians, save, table
 from data.text import load_embeddings
 from init.kmeans import kmeans
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.device import Placement, on_device, place
 from modules.runtime.ranks import Ranks
-from modules.runtime.run import Run
+from modules.runtime.run import Run, environment
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.tokenizer.semids import collision_codes, seeded_order
 from train_rqvae import Objective, index_batches
@@ -150,7 +150,9 @@ def lloyd(points: Tensor, options: argparse.Namespace, few: int = 5, many: int =
 
 def clusters(options: argparse.Namespace, placement: Placement) -> dict[str, object]:
     result: dict[str, object] = {}
-    if not find_spec("faiss"):
+    if find_spec("faiss"):
+        result["faiss-cpu"] = version("faiss-cpu")
+    else:
         print("faiss is not installed: `pip install faiss-cpu` compares with it")
     for number in (BEAUTY, 20_000):
         points = latents(number, 32).to(placement.device)
@@ -179,16 +181,20 @@ class Memory:
         self._thread.start()
         return self
 
+    @staticmethod
+    def now(field: str) -> float:
+        """A size from the kernel's account of this process; getrusage would begin with the peak of the process that started it."""
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field)) / 2**20
+
     def _watch(self) -> None:
         while not self._stop.wait(0.02):
-            status = Path("/proc/self/status").read_text()
-            own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
-            self.anonymous = max(self.anonymous, own / 2**20)
+            self.anonymous = max(self.anonymous, self.now("RssAnon"))
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        self.resident = self.now("VmHWM")
 
 
 def in_own_process(task: Callable[..., dict[str, float]], *arguments: object) -> dict[str, float]:
@@ -201,7 +207,7 @@ def in_own_process(task: Callable[..., dict[str, float]], *arguments: object) ->
 
 def million_clusters() -> dict[str, float]:
     points = latents(1_000_000, 128)
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    held = Memory.now("VmHWM")
 
     def seconds(iterations: int) -> float:
         start = time.process_time()
@@ -286,10 +292,12 @@ def main() -> None:
     placement = place(options.device, True, "bf16")
     print(f"device   {placement.why}", flush=True)
     result = {name: parts[name](options, placement) for name in options.parts}
-    if len(result) < len(parts):
-        print("\nnot saved: only some parts ran")
-        return
-    print(f"\nsaved    {save('rqvae', {'precision': placement.why, **result})}")
+    commit = environment()["commit"]
+    measured = {name: {"commit": commit, **part} for name, part in result.items()}
+    path = RESULTS / "rqvae.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    kept = {name: {"commit": earlier["machine"]["commit"], **earlier[name]} for name in parts if name in earlier}
+    print(f"\nsaved    {save('rqvae', {'precision': placement.why, **kept, **measured})}")
 
 
 if __name__ == "__main__":
