@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from data.interactions import Corpus, split_hash, statistics
-from data.processed import DataConfig, RecDataset, SeqData, load_corpus
+from data.processed import RecDataset, SeqData, data_config, load_corpus
 from data.schemas import UserError
 from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
@@ -75,6 +75,11 @@ def train(
     dataset_folder: Text = "dataset/amazon",
     dataset_split: Text = "beauty",
     force_dataset_process: bool = False,
+    min_rating: NonNegative = 0.0,
+    k_core: Natural = 0,
+    max_history: Natural | None = None,
+    cold_items: bool | None = None,
+    columns: tuple[Text, ...] = (),
     pretrained_rqvae_path: RunPath = "out/rqvae/amazon",
     pretrained_decoder_path: RunPath | None = None,
     save_dir_root: Text = "out/decoder/amazon",
@@ -136,10 +141,17 @@ def train(
     """Trains the encoder-decoder on semantic IDs and reports it beside the baselines.
 
     Args:
-        dataset: the source: AMAZON (2014 5-core as P5 packed it) or CUSTOM (a folder of RecBole atomic files).
+        dataset: the source: AMAZON (2014 5-core as P5 packed it), AMAZON_2014 and AMAZON_2023 (the raw files of any category), ML_1M,
+            ML_32M (and what has its layout), CUSTOM (your own files) or SYNTHETIC.
         dataset_folder: where raw files lie or are downloaded to (raw/) and caches are kept (processed/).
-        dataset_split: beauty, sports or toys for AMAZON; the files' name for CUSTOM. The run directory is named after it.
+        dataset_split: beauty, sports or toys for AMAZON; a category for its raw files; ml-1m; ml-32m, ml-25m or ml-latest-small for
+            ML_32M; the files' name for CUSTOM. The run directory is named after it.
         force_dataset_process: read the raw files again although a cache exists.
+        min_rating: interactions rated lower are dropped; 0 keeps all.
+        k_core: users and items with fewer interactions are dropped until all have so many; 0 keeps all.
+        max_history: the most recent interactions of a user that are kept; 0 keeps all, None 200 for MovieLens and all elsewhere.
+        cold_items: items without interactions stay in the catalogue; None: yes, but not for Amazon's raw files, which list whole shops.
+        columns: what your own files call things, such as ["user=uid", "item=sku", "text=brand"]; see python -m data.custom --help.
         pretrained_rqvae_path: stage 1's run directory, its save_dir_root (the directory named after the split is taken) or a hub name.
         pretrained_decoder_path: run directory of this stage, or hub name, whose weights to start from.
         save_dir_root: the run directory is save_dir_root/dataset_split.
@@ -201,7 +213,7 @@ def train(
     """
     settings = dict(locals())
     check_settings(train, settings, check)
-    data_config = DataConfig(dataset, dataset_folder, dataset_split, force_dataset_process)
+    source = data_config(settings)
     model_config = shape(settings)
     ranks = Ranks(device)
     recipe = Recipe(
@@ -235,7 +247,7 @@ def train(
                 run.say(f"pushed   {push(run.folder, str(decoder_hf_model_name))}")
             return
         with ranks.main_first():
-            corpus = load_corpus(data_config)
+            corpus = load_corpus(source)
         tokenizer = SemanticIdTokenizer.load(rqvae_run).to(placement.device)
         tokenizer.check_items(corpus.item_keys)
         data = SeqData(corpus.histories, len(corpus.item_keys), max_seq_len, causal=encoder_attention == "causal").to(placement.device)

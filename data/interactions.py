@@ -1,4 +1,4 @@
-"""Interactions as histories: ordering, leave-one-out, the leak check, statistics. Everything is vectorised over flat arrays.
+"""Interactions as histories: leave-one-out, the leak check, statistics. Everything is vectorised over flat arrays.
 
 Protocol: a user's last item is the test target, the one before it the validation target, the rest trains.
 
@@ -28,13 +28,7 @@ class Corpus(NamedTuple):
     texts: list[str]  # [I] what the sentence encoder reads
     user_keys: list[str]  # [U]
     histories: Histories  # every interaction
-
-
-class OrderedHistories(NamedTuple):
-    """Histories made from a table of interactions."""
-
-    histories: Histories
-    num_duplicates: int  # rows dropped because user, item and time had all been there before
+    times: Tensor | None = None  # [T] seconds, int64 or float64, one for each of the histories' item_ids; None: the source has none
 
 
 class LeaveOneOut(NamedTuple):
@@ -65,27 +59,6 @@ class CorpusStatistics(NamedTuple):
             f"(mean {self.mean_length:.2f}, median {self.median_length:g} a user), {self.train_targets:,} training targets, "
             f"{self.unseen_test_share:.1%} of test items unseen in training"
         )
-
-
-def histories_from_interactions(users: Tensor, items: Tensor, times: Tensor, num_users: int) -> OrderedHistories:
-    """Orders a table of interactions into histories: by time, ties in source order, exact duplicates dropped.
-
-    Args:
-        users: [T] int64 user rows, 0..num_users-1, in any order.
-        items: [T] int64 item rows.
-        times: [T] int64 or float64.
-        num_users: U; users without a row get an empty history.
-    """
-    user, item, time = users.numpy(), items.numpy(), times.numpy()
-    by_row = np.lexsort((item, time, user))  # stable: of equal rows the first in the source comes first
-    repeats = np.zeros(len(user), dtype=bool)
-    columns = [column[by_row] for column in (user, item, time)]
-    repeats[by_row[1:]] = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
-    kept = np.flatnonzero(~repeats)
-    order = kept[np.lexsort((time[kept], user[kept]))]
-    offsets = torch.zeros(num_users + 1, dtype=torch.int64)
-    offsets[1:] = torch.bincount(users[torch.from_numpy(kept)], minlength=num_users).cumsum(0)
-    return OrderedHistories(Histories(items[torch.from_numpy(order)], offsets), int(repeats.sum()))
 
 
 def leave_one_out(histories: Histories) -> LeaveOneOut:

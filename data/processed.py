@@ -6,7 +6,7 @@ Shape letters: B batch, N history length, P targets per row, S seen items, I ite
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,6 +15,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+import data.ml1m
+import data.ml32m
+import data.p5
 from data.interactions import Corpus, Histories, check_no_leak, item_popularity, leave_one_out
 from data.schemas import PAD, SeqBatch, UserError
 from data.windows import BatchPlanner, TrainPlan, prefix_rows, window_rows
@@ -23,18 +26,45 @@ from data.windows import BatchPlanner, TrainPlan, prefix_rows, window_rows
 class RecDataset(Enum):
     """The sources a config can name."""
 
-    AMAZON = 1
+    AMAZON = 1  # 2014, 5-core, as P5 packed it
     CUSTOM = 2
+    ML_1M = 3
+    ML_32M = 4  # and what has its layout, such as ml-latest-small
+    AMAZON_2014 = 5  # the raw files
+    AMAZON_2023 = 6
+    SYNTHETIC = 7
+
+
+SPLITS = {
+    RecDataset.AMAZON: data.p5.SPLITS,
+    RecDataset.ML_1M: (data.ml1m.SPLIT,),
+    RecDataset.ML_32M: data.ml32m.SPLITS,
+}
+"""What ``dataset_split`` can be; the other sources have a category or the files' name there."""
+
+MAX_HISTORY = {RecDataset.ML_1M: 200, RecDataset.ML_32M: 200}
+"""Interactions of a user that are kept unless a config says otherwise; other sources keep all."""
+
+WHOLE_CATALOGUE = (RecDataset.ML_1M, RecDataset.ML_32M, RecDataset.CUSTOM)
+"""Sources whose items stay without an interaction unless a config says otherwise; Amazon's metadata lists whole shops."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data: a source, the folder it lies in, one split of it (for CUSTOM the files' name)."""
+    """Which data: a source, the folder it lies in, one split of it (for CUSTOM the files' name), and what of it is kept.
+
+    ``None`` stands for the source's own default. ``columns`` are "role=name" for CUSTOM, as ``data.custom`` reads them.
+    """
 
     dataset: RecDataset
     folder: str
     split: str
     force_process: bool = False
+    min_rating: float = 0.0
+    k_core: int = 0
+    max_history: int | None = None  # 0 keeps all
+    cold_items: bool | None = None
+    columns: tuple[str, ...] = ()
 
 
 class ItemData(NamedTuple):
@@ -52,21 +82,57 @@ def load_corpus(config: DataConfig) -> Corpus:
     Raises:
         UserError: an unknown source or split, or raw files that are missing or not what they should be.
     """
-    folder = Path(config.folder).expanduser()
-    if config.dataset is RecDataset.AMAZON:
-        from data.p5 import SPLITS
+    if not isinstance(config.dataset, RecDataset):
+        sources = ", ".join(f"%data.processed.RecDataset.{source.name}" for source in RecDataset)
+        raise UserError(f"train.dataset is {config.dataset!r}; expected one of {sources}")
+    known = SPLITS.get(config.dataset, (config.split,))
+    if config.split not in known:
+        raise UserError(f"train.dataset_split is {config.split!r}; train.dataset {config.dataset.name} has {', '.join(known)}; choose one")
+    for mistake in data_mistakes(config):
+        raise UserError(mistake)
+    from data.assemble import Filters
 
-        if config.split not in SPLITS:  # told before torch_geometric is imported
-            raise UserError(f"train.dataset_split is {config.split!r}; the Amazon splits are {', '.join(SPLITS)}; choose one of them")
+    folder, split, force = Path(config.folder).expanduser(), config.split, config.force_process
+    history = MAX_HISTORY.get(config.dataset, 0) if config.max_history is None else config.max_history
+    cold = config.dataset in WHOLE_CATALOGUE if config.cold_items is None else config.cold_items
+    filters = Filters(float(config.min_rating), config.k_core, history, cold)
+    if config.dataset is RecDataset.AMAZON:
         from data.amazon import AmazonReviews
 
-        return AmazonReviews(str(folder), config.split, config.force_process).corpus
-    if config.dataset is RecDataset.CUSTOM:
-        from data.custom import load_custom
+        return AmazonReviews(str(folder), split, force).corpus
+    if config.dataset is RecDataset.ML_1M:
+        from data.ml1m import load_ml1m
 
-        return load_custom(folder, config.split, config.force_process).corpus
-    sources = ", ".join(f"%data.processed.RecDataset.{source.name}" for source in RecDataset)
-    raise UserError(f"train.dataset is {config.dataset!r}; expected one of {sources}")
+        return load_ml1m(folder, filters, force).corpus
+    if config.dataset is RecDataset.ML_32M:
+        from data.ml32m import load_ml32m
+
+        return load_ml32m(folder, split, filters, force).corpus
+    if config.dataset is RecDataset.SYNTHETIC:
+        from data.synthetic import load_synthetic
+
+        return load_synthetic(filters).corpus
+    from data.custom import load_custom
+
+    return load_custom(folder, split, filters, config.columns, force).corpus
+
+
+def data_config(settings: Mapping[str, object]) -> DataConfig:
+    """The data that the parameters of either script describe."""
+    names = ("dataset", "dataset_folder", "dataset_split", "force_dataset_process")
+    return DataConfig(*(settings[name] for name in (*names, "min_rating", "k_core", "max_history", "cold_items", "columns")))
+
+
+def data_mistakes(config: DataConfig) -> Iterator[str]:
+    """A sentence for everything in the config that its source does not have; reads no file."""
+    name = config.dataset.name
+    if config.dataset is RecDataset.AMAZON:
+        for parameter in ("min_rating", "k_core", "max_history", "cold_items"):
+            if getattr(config, parameter):
+                raw = "needs raw interactions, and train.dataset AMAZON is P5's finished 5-core"
+                yield f"train.{parameter} {raw}; leave it out or take AMAZON_2014"
+    if config.columns and config.dataset is not RecDataset.CUSTOM:
+        yield f"train.columns names the columns of your own files and train.dataset is {name}; leave it out or set CUSTOM"
 
 
 def load_items(

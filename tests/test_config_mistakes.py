@@ -49,7 +49,7 @@ MISTAKES = [
         "unknown member of an enum",
         "import data.processed\ntrain.dataset = %data.processed.RecDataset.AMAZONE\n",
         (),
-        ("%data.processed.RecDataset.AMAZON or ", "%data.processed.RecDataset.CUSTOM", "did you mean 'AMAZON'"),
+        ("%data.processed.RecDataset.AMAZON, ", "%data.processed.RecDataset.CUSTOM", "did you mean 'AMAZON'"),
     ),
     Mistake(
         "text that names no member",
@@ -99,7 +99,7 @@ MISTAKES = [
         "reference to a function",
         "train.dataset = @AmazonDataset\n",
         (),
-        ("train.dataset is @AmazonDataset", "gin would call", "RecDataset.AMAZON or "),
+        ("train.dataset is @AmazonDataset", "gin would call", "RecDataset.AMAZON, "),
     ),
     Mistake("missing module", "import data.procesed\n", (), ("no module 'data.procesed'", "did you mean 'data.processed'")),
     Mistake("bound twice in a file", "train.seed = 1\ntrain.seed = 2\n", (), ("line 2", "train.seed has another value on line 1")),

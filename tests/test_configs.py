@@ -7,7 +7,7 @@ import pytest
 import train_decoder
 import train_rqvae
 from modules.runtime.config import ROOT, resolve, run_script
-from tests.synthetic import write_atomic, write_embeddings, write_p5
+from tests.synthetic import write_atomic, write_embeddings, write_movielens, write_p5
 
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.gin"))
 RQVAE = [config for config in CONFIGS if Path(config).name.startswith("rqvae")]
@@ -20,6 +20,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_p5(folder, 60, ITEMS)
     write_atomic(folder, "ml-100k", 60, ITEMS)
+    for split in ("ml-1m", "ml-32m"):
+        write_movielens(folder, split, 300, ITEMS)
     for width in (384, 768):
         write_embeddings(folder / f"{width}.npy", ITEMS, width=width)
     return folder
@@ -44,8 +46,8 @@ def test_the_rqvae_config_runs(config: str, data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", DECODER)
 def test_the_decoder_config_runs(config: str, data: Path, tmp_path: Path) -> None:
-    pair = "configs/rqvae_quick.gin" if "quick" in config else "configs/rqvae_amazon.gin"
-    run_rqvae(pair, data, tmp_path / "rqvae")
+    pair = config.replace("decoder", "rqvae")
+    run_rqvae(pair if pair in RQVAE else "configs/rqvae_amazon.gin", data, tmp_path / "rqvae")
     short = ["iterations=2", "beam_size=10", "eval_users=20", "do_eval=False", "device=cpu", "batch_size=32"]
     roots = [f"dataset_folder={data}", f"pretrained_rqvae_path={tmp_path}/rqvae", f"save_dir_root={tmp_path}/decoder"]
     assert run_script(train_decoder.train, "", [config, *roots, *short]) == 0

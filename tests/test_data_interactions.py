@@ -1,12 +1,9 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data.interactions import (
     Corpus,
     check_no_leak,
-    histories_from_interactions,
     item_popularity,
     leave_one_out,
     split_hash,
@@ -51,25 +48,6 @@ def test_a_planted_leak_is_found(plant, sentence):
     histories = to_histories(USERS)
     with pytest.raises(AssertionError, match=sentence):
         check_no_leak(plant(leave_one_out(histories)), histories)
-
-
-def test_interactions_are_ordered_by_time_with_ties_in_source_order_and_duplicates_dropped():
-    rows = [(1, 9, 50), (0, 3, 20), (0, 5, 10), (1, 8, 50), (0, 4, 20), (0, 3, 20), (0, 3, 30), (1, 9, 50), (3, 1, 0)]
-    users, items, times = (torch.tensor(column) for column in zip(*rows))
-    ordered = histories_from_interactions(users, items, times, 4)
-    assert to_lists(ordered.histories) == [[5, 3, 4, 3], [9, 8], [], [1]]
-    assert ordered.num_duplicates == 2
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), max_size=30))
-def test_ordering_agrees_with_sorted_over_a_dict(rows):
-    columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
-    ordered = histories_from_interactions(*columns.unbind(1), num_users=4)
-    distinct = list(dict.fromkeys(rows))
-    expected = [[item for _, item in sorted(((t, i) for u, i, t in distinct if u == user), key=lambda pair: pair[0])] for user in range(4)]
-    assert to_lists(ordered.histories) == expected
-    assert ordered.num_duplicates == len(rows) - len(distinct)
 
 
 def test_popularity_counts_the_training_part_alone():
