@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 from data.cache import LoadedCorpus
 from data.interactions import Corpus, Histories
 from data.schemas import UserError
-from data.text import item_text
+from data.text import field_text, item_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,22 +56,38 @@ def k_core(table: "pl.DataFrame", k: int) -> "pl.DataFrame":
     return table
 
 
+class Kept(NamedTuple):
+    """The interactions that the filters leave."""
+
+    user_keys: list[str]  # [U] in order of first appearance
+    histories: Histories
+    times: Tensor  # [T] seconds
+    notes: list[str]
+
+
 def assemble(where: str, catalogue: Catalogue, table: "pl.DataFrame", filters: Filters, notes: Sequence[str] = ()) -> LoadedCorpus:
-    """Makes a corpus; users stand in order of first appearance.
+    """Makes a corpus of a catalogue and the interactions with it; arguments and errors as ``keep_interactions`` has them."""
+    kept = keep_interactions(where, table, filters)
+    if not filters.cold_items:
+        rows, kept = drop_cold(kept, len(catalogue.keys))
+        catalogue = Catalogue(*([column[row] for row in rows.tolist()] for column in catalogue))
+    return finish(where, catalogue, kept, notes)
+
+
+def keep_interactions(where: str, table: "pl.DataFrame", filters: Filters) -> Kept:
+    """Filters and orders interactions: by time, ties in source order; repeats of user, item and time are dropped.
 
     Args:
         where: the source's file, for notes and errors.
-        catalogue: every item.
         table: user (any type that can be a key), item (row of the catalogue), time in seconds and, where there are some, rating.
         filters: see there.
-        notes: what the loader has to say already.
 
     Raises:
         UserError: no interaction is left.
     """
     import polars as pl
 
-    notes = list(notes)
+    notes = []
     if filters.min_rating > 0:
         if "rating" not in table.columns:
             raise UserError(f"{where} has no ratings; set train.min_rating = 0")
@@ -95,16 +112,22 @@ def assemble(where: str, catalogue: Catalogue, table: "pl.DataFrame", filters: F
     offsets = torch.zeros(int((counts > 0).sum()) + 1, dtype=torch.int64)
     offsets[1:] = counts[counts > 0].cumsum(0)
     user_keys = users.filter(pl.Series((counts > 0).numpy())).cast(pl.String).to_list()
-    histories = Histories(item_ids.long(), offsets)
-    if filters.max_history:
-        histories, times = most_recent(histories, times, filters.max_history)
-    kept_items = None
-    if not filters.cold_items:
-        kept_items = torch.bincount(histories.item_ids, minlength=len(catalogue.keys)) > 0
-        rows_of = kept_items.cumsum(0) - 1
-        histories = histories._replace(item_ids=rows_of[histories.item_ids])
-    keys, titles, texts, more = _finish_items(where, catalogue, None if kept_items is None else kept_items.tolist())
-    return LoadedCorpus(Corpus(keys, titles, texts, user_keys, histories, times), notes + more)
+    times = times.double() if times.is_floating_point() else times.long()
+    histories, times = most_recent(Histories(item_ids.long(), offsets), times, filters.max_history)
+    return Kept(user_keys, histories, times, notes)
+
+
+def drop_cold(kept: Kept, num_items: int) -> tuple[Tensor, Kept]:
+    """Returns the rows of the items that have an interaction, and the interactions with those rows numbered anew."""
+    warm = torch.bincount(kept.histories.item_ids, minlength=num_items) > 0
+    numbers = warm.cumsum(0) - 1
+    return torch.nonzero(warm).flatten(), kept._replace(histories=kept.histories._replace(item_ids=numbers[kept.histories.item_ids]))
+
+
+def finish(where: str, catalogue: Catalogue, kept: Kept, notes: Sequence[str] = ()) -> LoadedCorpus:
+    """Makes the corpus; an item without a title is called by its key, and what is too long is cut. Both are counted in the notes."""
+    items, more = finish_items(where, catalogue)
+    return LoadedCorpus(Corpus(*map(list, items), kept.user_keys, kept.histories, kept.times), [*notes, *kept.notes, *more])
 
 
 def codes_of(column: "pl.Series", keys: "pl.Series") -> "pl.Series":
@@ -133,11 +156,11 @@ def drop_repeats(ordered: "pl.DataFrame") -> "tuple[pl.DataFrame, int]":
     return numbered.join(repeats, on="row", how="anti", maintain_order="left").drop("row"), len(repeats)
 
 
-def most_recent(histories: Histories, times: torch.Tensor, count: int) -> tuple[Histories, torch.Tensor]:
-    """Returns the last ``count`` interactions of each user, and their times."""
+def most_recent(histories: Histories, times: Tensor, count: int) -> tuple[Histories, Tensor]:
+    """Returns the last ``count`` interactions of each user (0: all), and their times."""
     item_ids, offsets = histories
     lengths = offsets.diff()
-    kept = lengths.clamp(max=count)
+    kept = lengths.clamp(max=count) if count else lengths
     if bool((kept == lengths).all()):
         return histories, times
     positions = torch.arange(len(item_ids))
@@ -147,20 +170,20 @@ def most_recent(histories: Histories, times: torch.Tensor, count: int) -> tuple[
     return Histories(item_ids[chosen], ends), times[chosen]
 
 
-def _finish_items(where: str, catalogue: Catalogue, kept: list[bool] | None) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Returns keys, titles, texts and notes: an item without a title is called by its key, and what is too long is cut."""
-    keys, titles, texts = (list(column) if kept is None else [value for value, keep in zip(column, kept) if keep] for column in catalogue)
+def finish_items(where: str, catalogue: Catalogue) -> tuple[Catalogue, list[str]]:
+    """Returns the catalogue without gaps, and notes on what was missing or too long."""
+    keys, titles, texts = map(list, catalogue)
     untitled, long, silent = 0, 0, 0
     for row, (key, title, text) in enumerate(zip(keys, titles, texts)):
         untitled += not title
         silent += not text
         long += max(len(title), len(text)) > MAX_TITLE
-        titles[row] = (title or key)[:MAX_TITLE]
+        titles[row] = (title or field_text(key))[:MAX_TITLE]
         texts[row] = (text or bare_text(key))[:MAX_TITLE]
     notes = [f"{where}: {untitled:,} of {len(keys):,} items have no title and are called by their id"] if untitled else []
     notes += [f"{where}: {silent:,} of {len(keys):,} items have no text at all; their id is their text"] if silent else []
     notes += [f"{where}: {long:,} texts longer than {MAX_TITLE:,} characters were cut"] if long else []
-    return keys, titles, texts, notes
+    return Catalogue(keys, titles, texts), notes
 
 
 def bare_text(key: str) -> str:

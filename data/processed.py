@@ -108,6 +108,11 @@ def load_corpus(config: DataConfig) -> Corpus:
         from data.ml32m import load_ml32m
 
         return load_ml32m(folder, split, filters, force).corpus
+    if config.dataset in (RecDataset.AMAZON_2014, RecDataset.AMAZON_2023):
+        from data.amazon_raw import load_amazon_raw
+
+        year = 2014 if config.dataset is RecDataset.AMAZON_2014 else 2023
+        return load_amazon_raw(folder, year, split, filters, force).corpus
     if config.dataset is RecDataset.SYNTHETIC:
         from data.synthetic import load_synthetic
 

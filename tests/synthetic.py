@@ -85,6 +85,44 @@ def write_movielens(folder: Path, split: str = "ml-1m", num_users: int = 200, nu
     return truth
 
 
+def write_amazon_raw(folder: Path, year: int, category: str, num_users: int = 400, num_items: int = 120, seed: int = 0) -> Planted:
+    """Writes ``<folder>/raw/`` reviews and metadata as Amazon's edition of 2014 or 2023 has them, reviews item after item."""
+    truth = planted(num_users, num_items, seed)
+    raw = Path(folder) / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    rows = sorted((item, user, day) for user, history in enumerate(truth.histories) for day, item in enumerate(history))
+    reviews, entries = [], []
+    for item, user, day in rows:
+        asin, person, time = f"B{item + 1:09d}", f"A{user + 1:012d}", 1_365_984_000 + 86_400 * day
+        row = {"reviewerID": person, "asin": asin, "helpful": [0, 0], "overall": 4.0, "unixReviewTime": time}
+        if year == 2023:
+            row = {"rating": 4.0, "images": [], "asin": asin, "parent_asin": asin, "user_id": person, "timestamp": 1000 * time}
+        reviews.append(json.dumps(row))
+    for item, (title, number) in enumerate(zip(titles_of(truth), truth.cluster)):
+        asin, brand, shelves = f"B{item + 1:09d}", BRANDS[int(number) % len(BRANDS)], ["Beauty", f"Shelf {number}"]
+        entry = {"asin": asin, "title": title, "price": 3.5, "brand": brand, "categories": [shelves]}
+        later = {"title": title, "price": None, "store": brand, "categories": shelves, "parent_asin": asin}
+        entries.append(repr(entry) if year == 2014 else json.dumps(later))
+    names = (f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz")
+    if year == 2023:
+        names = (f"{category}.jsonl.gz", f"meta_{category}.jsonl.gz")
+    for name, lines in zip(names, (reviews, entries)):
+        (raw / name).write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+    return truth
+
+
+def write_tables(folder: Path, name: str, num_users: int = 200, num_items: int = 120, seed: int = 0) -> Planted:
+    """Writes ``<folder>/raw/<name>.interactions.csv`` and ``<name>.items.csv``."""
+    truth = planted(num_users, num_items, seed)
+    raw = Path(folder) / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    rows = [f"u{user + 1},i{item + 1},{1000 * day}" for user, history in enumerate(truth.histories) for day, item in enumerate(history)]
+    (raw / f"{name}.interactions.csv").write_text("user,item,timestamp\n" + "\n".join(rows) + "\n")
+    items = [f'i{item + 1},"{title}",{number}' for item, (title, number) in enumerate(zip(titles_of(truth), truth.cluster))]
+    (raw / f"{name}.items.csv").write_text("item,title,shelf\n" + "\n".join(items) + "\n")
+    return truth
+
+
 def write_embeddings(path: Path, num_items: int = 120, seed: int = 0, width: int = 32) -> np.ndarray:
     """Writes [I, width] float16 vectors, close within a cluster of the same seed, and returns them."""
     truth = planted(0, num_items, seed)

@@ -7,7 +7,7 @@ import pytest
 import train_decoder
 import train_rqvae
 from modules.runtime.config import ROOT, resolve, run_script
-from tests.synthetic import write_atomic, write_embeddings, write_movielens, write_p5
+from tests.synthetic import write_amazon_raw, write_atomic, write_embeddings, write_movielens, write_p5, write_tables
 
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.gin"))
 RQVAE = [config for config in CONFIGS if Path(config).name.startswith("rqvae")]
@@ -22,14 +22,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_atomic(folder, "ml-100k", 60, ITEMS)
     for split in ("ml-1m", "ml-32m"):
         write_movielens(folder, split, 300, ITEMS)
+    for year, category in ((2014, "Beauty"), (2023, "All_Beauty")):
+        write_amazon_raw(folder, year, category, 900, ITEMS)
+    write_tables(folder, "mine", 60, ITEMS)
     for width in (384, 768):
         write_embeddings(folder / f"{width}.npy", ITEMS, width=width)
+    write_embeddings(folder / "synthetic.npy", 400, width=384)
     return folder
 
 
 def run_rqvae(config: str, data: Path, root: Path) -> None:
     width = resolve(train_rqvae.train, [config])["vae_input_dim"]
-    short = ["iterations=2", "autoencoder_steps=1", "device=cpu", "allow_collapse=True", f"item_embeddings={data}/{width}.npy"]
+    vectors = data / ("synthetic.npy" if "synthetic" in config else f"{width}.npy")
+    short = ["iterations=2", "autoencoder_steps=1", "device=cpu", "allow_collapse=True", f"item_embeddings={vectors}"]
     assert run_script(train_rqvae.train, "", [config, f"dataset_folder={data}", f"save_dir_root={root}", *short]) == 0
 
 
