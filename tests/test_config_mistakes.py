@@ -88,6 +88,10 @@ MISTAKES = [
     Mistake("positions a causal encoder cannot have", 'train.position = "learned"\n', (), ("train.position = 'learned'", "bidirectional")),
     Mistake("warm-up as long as training", "train.iterations = 300\n", (), ("train.autoencoder_steps = 300 leaves no step",), "rqvae"),
     Mistake("rising temperature", "train.gumbel_temperature_end = 0.9\n", (), ("temperatures fall",), "rqvae"),
+    Mistake("split by time without times", 'train.split_by = "time"\n', (), ("train.split_by = 'time' needs times", "take AMAZON_2014")),
+    Mistake("moments that do not follow", "train.split_quantiles = [0.9, 0.8]\n", (), ("needs two shares above 0",)),
+    Mistake("rating of a source without", "train.min_rating = 3\n", (), ("train.min_rating needs raw interactions", "take AMAZON_2014")),
+    Mistake("columns of a known source", 'train.columns = ["user=u"]\n', (), ("names the columns of your own files", "set CUSTOM")),
     Mistake("scope", "small/train.seed = 1\n", (), ("small/train.seed has a scope", "write train.seed")),
     Mistake(
         "another configurable",
