@@ -76,7 +76,7 @@ def load_amazon_raw(folder: Path, year: int, category: str, filters: Filters, fo
     if not re.fullmatch(r"\w[\w&,-]*", category):
         raise UserError(f"train.dataset_split is {category!r}; expected a category as Amazon's files are named, such as Beauty")
     reviews, metadata = find_raw_files(folder / "raw", year, category)
-    present = [path for path in (reviews, metadata) if path.is_file()]
+    present = [path for path in (reviews, metadata) if path.exists()]
     path = corpus_path(folder, f"amazon{year}_{category}", TEMPLATE_VERSION, PARSER_VERSION, filters, raw_fingerprint(present))
     return cached_corpus(path, lambda: read_amazon_raw(reviews, metadata, year, filters), force=force_process)
 

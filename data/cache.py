@@ -121,8 +121,19 @@ def raw_fingerprint(paths: list[Path]) -> list[object]:
 
     Of a file above 128 MiB the sha256 is that of its first, middle and last MiB, and its time of change stands beside it, so that a
     cache of a large source opens without reading the source.
+
+    Raises:
+        UserError: one of them is a directory or cannot be read.
     """
-    return [(path.name, path.stat().st_size, *_content_of(path)) for path in paths]
+    known: list[object] = []
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path} is a directory; expected a file; put the file itself there")
+        try:
+            known.append((path.name, path.stat().st_size, *_content_of(path)))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions or put it there again") from error
+    return known
 
 
 def _content_of(path: Path) -> list[object]:
