@@ -22,8 +22,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from data.interactions import Corpus, split_hash, statistics
-from data.processed import DataConfig, RecDataset, SeqData, load_corpus
+from data.interactions import Corpus, split_hash, statistics, time_bounds
+from data.processed import RecDataset, SeqData, data_config, load_corpus
 from data.schemas import UserError
 from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
@@ -75,6 +75,13 @@ def train(
     dataset_folder: Text = "dataset/amazon",
     dataset_split: Text = "beauty",
     force_dataset_process: bool = False,
+    min_rating: NonNegative = 0.0,
+    k_core: Natural = 0,
+    max_history: Natural | None = None,
+    cold_items: bool | None = None,
+    columns: tuple[Text, ...] = (),
+    split_by: Literal["leave_one_out", "time"] = "leave_one_out",
+    split_quantiles: tuple[Share, ...] = (0.8, 0.9),
     pretrained_rqvae_path: RunPath = "out/rqvae/amazon",
     pretrained_decoder_path: RunPath | None = None,
     save_dir_root: Text = "out/decoder/amazon",
@@ -136,10 +143,19 @@ def train(
     """Trains the encoder-decoder on semantic IDs and reports it beside the baselines.
 
     Args:
-        dataset: the source: AMAZON (2014 5-core as P5 packed it) or CUSTOM (a folder of RecBole atomic files).
+        dataset: the source: AMAZON (2014 5-core as P5 packed it), AMAZON_2014 and AMAZON_2023 (the raw files of any category), ML_1M,
+            ML_32M (and what has its layout), CUSTOM (your own files) or SYNTHETIC.
         dataset_folder: where raw files lie or are downloaded to (raw/) and caches are kept (processed/).
-        dataset_split: beauty, sports or toys for AMAZON; the files' name for CUSTOM. The run directory is named after it.
+        dataset_split: beauty, sports or toys for AMAZON; a category for its raw files; ml-1m; ml-32m, ml-25m or ml-latest-small for
+            ML_32M; the files' name for CUSTOM. The run directory is named after it.
         force_dataset_process: read the raw files again although a cache exists.
+        min_rating: interactions rated lower are dropped; 0 keeps all.
+        k_core: users and items with fewer interactions are dropped until all have so many; 0 keeps all.
+        max_history: the most recent interactions of a user that are kept; 0 keeps all, None 200 for MovieLens and all elsewhere.
+        cold_items: items without interactions stay in the catalogue; None: yes, but not for Amazon's raw files, which list whole shops.
+        columns: what your own files call things, such as ["user=uid", "item=sku", "text=brand"]; see python -m data.custom --help.
+        split_by: leave_one_out (a user's last two items are held out) or time (all train before one moment and are tested after another).
+        split_quantiles: shares of all interactions before the two moments of split_by = "time".
         pretrained_rqvae_path: stage 1's run directory, its save_dir_root (the directory named after the split is taken) or a hub name.
         pretrained_decoder_path: run directory of this stage, or hub name, whose weights to start from.
         save_dir_root: the run directory is save_dir_root/dataset_split.
@@ -201,7 +217,7 @@ def train(
     """
     settings = dict(locals())
     check_settings(train, settings, check)
-    data_config = DataConfig(dataset, dataset_folder, dataset_split, force_dataset_process)
+    source = data_config(settings)
     model_config = shape(settings)
     ranks = Ranks(device)
     recipe = Recipe(
@@ -227,6 +243,11 @@ def train(
     rqvae_run = find_snapshot(pretrained_rqvae_path, dataset_split, "rqvae")
     pretrained = None if pretrained_decoder_path is None else find_snapshot(pretrained_decoder_path, dataset_split, "decoder")
     check_rqvae(rqvae_run, settings)
+    if split_by == "time" and read_config(rqvae_run).get("collaborative_weight"):
+        raise UserError(
+            f"the tokenizer in {rqvae_run} has collaborative vectors from histories split by leave-one-out, which train.split_by = 'time' "
+            "would test on; train stage 1 with train.collaborative_weight = 0, or set train.split_by = 'leave_one_out'"
+        )
     with Run(save_dir_root, dataset_split, settings, ranks) as run:
         if run.finished:
             told = (run.folder / REPORT).read_text() if (run.folder / REPORT).exists() else f"({REPORT} is gone)"
@@ -235,10 +256,13 @@ def train(
                 run.say(f"pushed   {push(run.folder, str(decoder_hf_model_name))}")
             return
         with ranks.main_first():
-            corpus = load_corpus(data_config)
+            corpus = load_corpus(source)
         tokenizer = SemanticIdTokenizer.load(rqvae_run).to(placement.device)
         tokenizer.check_items(corpus.item_keys)
-        data = SeqData(corpus.histories, len(corpus.item_keys), max_seq_len, causal=encoder_attention == "causal").to(placement.device)
+        moments = None if split_by == "leave_one_out" else time_bounds(corpus.times, split_quantiles)
+        data = SeqData(corpus.histories, len(corpus.item_keys), max_seq_len, encoder_attention == "causal", moments)
+        described, split_name = statistics(corpus, data.split), split_hash(corpus.histories, moments)
+        data = data.to(placement.device)
         order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(placement.device)
         tokenizer = tokenizer.ordered_by(order)
         set_seed(seed)
@@ -251,7 +275,10 @@ def train(
         parameters = sum(p.numel() for p in model.parameters())
         targets, epoch = recipe.batch_size * recipe.accumulate, data.steps_per_epoch(recipe.batch_size) / recipe.accumulate
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
-        run.say(f"data     {statistics(corpus).describe()}; split {split_hash(corpus.histories)}")
+        run.say(f"data     {described.describe()}; split {split_name}")
+        if moments is not None:
+            targets_of = f"{len(data.split.validation.users):,} validation and {len(data.split.test.users):,} test users"
+            run.say(f"moments  train before {moments.validation_from:.0f}, test from {moments.test_from:.0f} (seconds); {targets_of}")
         run.say(f"IDs      {rqvae_run}: codes {' + '.join(map(str, tokenizer.vocab_sizes))}")
         stacks = f"{attn_layers} encoder + {attn_layers} decoder layers of width {decoder_embed_dim}"
         run.say(f"model    {parameters:,} parameters: {stacks}, {encoder_attention} encoder")
@@ -265,7 +292,7 @@ def train(
         ranks.wait()
         load_weights(model, run.folder / WEIGHTS)
         with memory_advice(EVALUATION_KNOBS):
-            report(judge, corpus, run, seconds, do_eval)
+            report(judge, corpus, run, seconds, do_eval, {"split": split_name, **described._asdict()})
         if push_decoder_to_hf and ranks.main:
             run.say(f"pushed   {push(run.folder, str(decoder_hf_model_name))}")
         run.say(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
@@ -287,6 +314,11 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
             f"train.beam_size = {beams} cannot fill recall@{max(cutoffs)} of train.top_k_eval_list; raise it to at least that or drop the "
             "cut-off"
         )
+    quantiles = settings["split_quantiles"]
+    if len(quantiles) != 2 or not 0 < quantiles[0] < quantiles[1]:
+        yield f"train.split_quantiles is {list(quantiles)}; it needs two shares above 0, the smaller one first"
+    if settings["split_by"] == "time" and settings["dataset"] is RecDataset.AMAZON:
+        yield "train.split_by = 'time' needs times and train.dataset AMAZON, P5's files, has none; take AMAZON_2014 or 'leave_one_out'"
     yield from shared_mistakes(settings, "decoder", shape)
 
 
@@ -411,11 +443,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 # -- evaluation -------------------------------------------------------------------------------------------------------------------------
 
 
-def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool) -> None:
+def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool, described: Mapping[str, object]) -> None:
     """Final figures of the selected checkpoint beside the baselines': all users on validation and, once, on test."""
     judge.retriever.model.eval()
     barred = judge.protocol.filter_history
-    metrics: dict[str, object] = {"training_seconds": round(seconds, 1)}
+    metrics: dict[str, object] = {"training_seconds": round(seconds, 1), "data": dict(described)}
     parts: list[Part] = ["validation", "test"] if do_eval else ["validation"]
     text = []
     for part in parts:
@@ -429,6 +461,10 @@ def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool
             run.tracker.table(part, ["model", *names], [[name, *(row.metrics.get(metric) for metric in names)] for name, row in rows])
         text.append(evaluation_report(rows))
         metrics[part] = {name: evaluation.to_json() for name, evaluation in rows}
+        unseen = judge.unseen(part, rows) if part == "test" else []
+        if unseen and judge.ranks.main:
+            text.append(evaluation_report(unseen))
+            metrics["test, unseen items"] = {name: evaluation.to_json() for name, evaluation in unseen}
     samples = judge.samples()
     text.append(samples.table(corpus.titles))
     run_text = "\n\n".join(text)

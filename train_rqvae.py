@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from data.cooccurrence import append_collaborative
 from data.interactions import leave_one_out
-from data.processed import DataConfig, ItemData, RecDataset, load_corpus, load_items
+from data.processed import ItemData, RecDataset, data_config, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health
@@ -81,6 +81,11 @@ def train(
     dataset_folder: Text = "dataset/amazon",
     dataset_split: Text = "beauty",
     force_dataset_process: bool = False,
+    min_rating: NonNegative = 0.0,
+    k_core: Natural = 0,
+    max_history: Natural | None = None,
+    cold_items: bool | None = None,
+    columns: tuple[Text, ...] = (),
     item_embeddings: Text | None = None,
     text_model: Text = "sentence-transformers/sentence-t5-base",
     collaborative_weight: NonNegative = 0.0,
@@ -139,10 +144,17 @@ def train(
     """Trains an RQ-VAE and writes the tokenizer.
 
     Args:
-        dataset: the source: AMAZON (2014 5-core as P5 packed it) or CUSTOM (a folder of RecBole atomic files).
+        dataset: the source: AMAZON (2014 5-core as P5 packed it), AMAZON_2014 and AMAZON_2023 (the raw files of any category), ML_1M,
+            ML_32M (and what has its layout), CUSTOM (your own files) or SYNTHETIC.
         dataset_folder: where raw files lie or are downloaded to (raw/) and caches are kept (processed/).
-        dataset_split: beauty, sports or toys for AMAZON; the files' name for CUSTOM. The run directory is named after it.
+        dataset_split: beauty, sports or toys for AMAZON; a category for its raw files; ml-1m; ml-32m, ml-25m or ml-latest-small for
+            ML_32M; the files' name for CUSTOM. The run directory is named after it.
         force_dataset_process: read the raw files again although a cache exists.
+        min_rating: interactions rated lower are dropped; 0 keeps all.
+        k_core: users and items with fewer interactions are dropped until all have so many; 0 keeps all.
+        max_history: the most recent interactions of a user that are kept; 0 keeps all, None 200 for MovieLens and all elsewhere.
+        cold_items: items without interactions stay in the catalogue; None: yes, but not for Amazon's raw files, which list whole shops.
+        columns: what your own files call things, such as ["user=uid", "item=sku", "text=brand"]; see python -m data.custom --help.
         item_embeddings: .npy file [items, width], float16 or float32, row i = item i; replaces the text encoder.
         text_model: sentence-transformers model, a hub name or a local directory.
         collaborative_weight: length of the co-occurrence vectors (of the training histories alone) that follow each item's embedding,
@@ -209,7 +221,7 @@ def train(
     """
     settings = dict(locals())
     check_settings(train, settings, check)
-    data_config = DataConfig(dataset, dataset_folder, dataset_split, force_dataset_process)
+    source = data_config(settings)
     config = shape(settings)
     ranks = Ranks(device)
     recipe = Recipe(
@@ -244,8 +256,8 @@ def train(
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             return
         with ranks.main_first():
-            corpus = load_corpus(data_config)
-            items = load_items(data_config, corpus, item_embeddings, text_model, placement.device)
+            corpus = load_corpus(source)
+            items = load_items(source, corpus, item_embeddings, text_model, placement.device)
             check_width(items.embeddings, vae_input_dim, collaborative_dim if collaborative_weight else 0)
             if collaborative_weight:
                 items = append_collaborative(items, corpus.histories, collaborative_weight, collaborative_dim)
@@ -391,7 +403,8 @@ def describe_stage_one(run: Run, config: RqVaeConfig | DirectConfig, items: Item
             "set train.resume = False or another train.save_dir_root to train on the new ones"
         )
     shape = {"rqvae": asdict(config) | {"mode": config.mode.name}} if isinstance(config, RqVaeConfig) else {"direct": asdict(config)}
-    run.write(path.name, json.dumps({**shape, "embeddings_hash": items.embeddings_hash}, indent=1))
+    known = {"embeddings_hash": items.embeddings_hash, "collaborative_weight": run.settings["collaborative_weight"]}
+    run.write(path.name, json.dumps({**shape, **known}, indent=1))
 
 
 def index_batches(num_items: int, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Tensor]:

@@ -4,18 +4,15 @@ Raw files that are already in ``<root>/raw/<split>/`` are used as they are; noth
 """
 
 import logging
-import re
-import shutil
 import socket
-import stat
 import zipfile
-import zlib
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from torch_geometric.data import InMemoryDataset, download_google_url
 
-from data.cache import cached_corpus, digest, raw_fingerprint, whole_file
+from data.archive import extract_members
+from data.cache import cached_corpus, corpus_path, raw_fingerprint, whole_file
 from data.p5 import FILES, PARSER_VERSION, SPLITS, read_p5
 from data.schemas import UserError
 from data.text import TEMPLATE_VERSION
@@ -24,7 +21,6 @@ log = logging.getLogger("tiger.data")
 
 P5_ARCHIVE_ID = "1qGxgmx7G_WB7JE4Cn_bEcZ_o_NAJLE3G"
 ARCHIVE_NAME = "P5_data.zip"
-MAX_MEMBER_BYTES = 4 << 30
 
 
 class AmazonReviews(InMemoryDataset):
@@ -51,15 +47,15 @@ class AmazonReviews(InMemoryDataset):
 
     @property
     def processed_file_names(self) -> list[str]:
-        shape = digest(self.split, TEMPLATE_VERSION, PARSER_VERSION, raw_fingerprint([Path(path) for path in self.raw_paths]))
-        return [f"amazon_{self.split}_{shape}.pt"]
+        raw = raw_fingerprint([Path(path) for path in self.raw_paths])
+        return [corpus_path(Path(self.root), f"amazon_{self.split}", TEMPLATE_VERSION, PARSER_VERSION, raw).name]
 
     def download(self) -> None:
         missing = [Path(path) for path in self.raw_paths if not Path(path).exists()]
         archive = Path(self.raw_dir) / ARCHIVE_NAME
         if not archive.exists():
             _fetch_archive(archive, missing)
-        extract_members(archive, missing)
+        extract_members(archive, missing, "P5")
 
     def process(self) -> None:
         path = Path(self.processed_paths[0])
@@ -86,42 +82,3 @@ def _fetch_archive(archive: Path, missing: list[Path]) -> None:
         raise UserError(f"{names} are missing from {missing[0].parent} and cannot be downloaded ({error}); {ways}") from error
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-def extract_members(archive: Path, wanted: list[Path]) -> None:
-    """Takes from an archive, for each wanted ``.../<split>/<file>``, the member whose path ends so, and nothing else.
-
-    Raises:
-        UserError: a member's name climbs out of the folder, is absolute or is a link (nothing at all is extracted then), the
-            archive is damaged, or a wanted member is not in it.
-    """
-    try:
-        with zipfile.ZipFile(archive) as file:
-            for info in file.infolist():
-                _refuse_unsafe(archive, info)
-            found = [(_find_member(archive, file, path), path) for path in wanted]
-            for info, path in found:
-                with whole_file(path) as temporary, file.open(info) as source, temporary.open("wb") as target:
-                    shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise UserError(f"{archive} cannot be extracted ({error}); delete it to download it again") from error
-
-
-def _refuse_unsafe(archive: Path, info: zipfile.ZipInfo) -> None:
-    for name in (info.filename, info.orig_filename):
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
-            raise UserError(f"{archive} is refused: its member {name!r} would be written outside the folder; get P5's archive elsewhere")
-    if stat.S_ISLNK(info.external_attr >> 16):
-        raise UserError(f"{archive} is refused: its member {info.filename!r} is a symbolic link; get P5's archive elsewhere")
-
-
-def _find_member(archive: Path, file: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
-    ending = (path.parent.name, path.name)
-    matches = [info for info in file.infolist() if PurePosixPath(info.filename).parts[-2:] == ending and not info.is_dir()]
-    if not matches:
-        raise UserError(f"{archive} has no member {'/'.join(ending)}; expected P5's archive; delete it to download it again")
-    member = min(matches, key=lambda info: len(info.filename))
-    if member.file_size > MAX_MEMBER_BYTES:
-        raise UserError(f"{archive} is refused: {member.filename} would take {member.file_size >> 30} GiB; get P5's archive elsewhere")
-    return member

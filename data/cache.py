@@ -6,7 +6,6 @@ A changed setting or a changed raw file changes the name, so a stale cache is ne
 import errno
 import glob
 import hashlib
-import io
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +36,13 @@ UNWRITABLE = {
     errno.ENAMETOOLONG,
 }
 """What the system says of a disk that is full and of a place that cannot be written to."""
+
+
+CACHE_VERSION = 2
+"""Raise it when the layout of the cached files changes."""
+
+WHOLE_HASH_BYTES = 128 << 20
+"""Files up to this size are known by the hash of all their content."""
 
 
 class LoadedCorpus(NamedTuple):
@@ -110,8 +117,40 @@ def digest(*parts: object) -> str:
 
 
 def raw_fingerprint(paths: list[Path]) -> list[object]:
-    """Returns name, size and sha256 of each raw file, for ``digest``."""
-    return [(path.name, path.stat().st_size, file_sha256(path)) for path in paths]
+    """Returns what tells each raw file from any other version of it, for ``digest``: name, size and sha256.
+
+    Of a file above 128 MiB the sha256 is that of its first, middle and last MiB, and its time of change stands beside it, so that a
+    cache of a large source opens without reading the source.
+
+    Raises:
+        UserError: one of them is a directory or cannot be read.
+    """
+    known: list[object] = []
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path} is a directory; expected a file; put the file itself there")
+        try:
+            known.append((path.name, path.stat().st_size, *_content_of(path)))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions or put it there again") from error
+    return known
+
+
+def _content_of(path: Path) -> list[object]:
+    size = path.stat().st_size
+    if size <= WHOLE_HASH_BYTES:
+        return [file_sha256(path)]
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        for start in (0, size // 2, size - (1 << 20)):
+            file.seek(start)
+            sha.update(file.read(1 << 20))
+    return [sha.hexdigest(), path.stat().st_mtime_ns]
+
+
+def corpus_path(folder: Path, name: str, *shape: object) -> Path:
+    """Returns the cache file of a corpus below a dataset folder; ``shape`` is all that shapes it, the raw files' fingerprint too."""
+    return folder / "processed" / f"{name}_{digest(CACHE_VERSION, *shape)}.pt"
 
 
 def cached_corpus(path: Path, build: Callable[[], LoadedCorpus], force: bool = False) -> LoadedCorpus:
@@ -130,44 +169,43 @@ def cached_corpus(path: Path, build: Callable[[], LoadedCorpus], force: bool = F
             log.warning("%s cannot be read (%s); building it again", path, type(error).__name__)
     if loaded is None:
         loaded = build()
-        content = io.BytesIO()
-        torch.save(_payload(loaded), content)
-        write_whole(path, content.getvalue())
+        with whole_file(path) as temporary:
+            torch.save(_payload(loaded), temporary)
     for note in loaded.notes:
         log.info(note)
     return loaded
 
 
-def _payload(loaded: LoadedCorpus) -> dict[str, Tensor | list[str]]:
+def _payload(loaded: LoadedCorpus) -> dict[str, Tensor | None]:
+    """Tensors only: the strings are JSON in bytes, which reads 20 times faster than as many objects; rows of items take 32 bits."""
     corpus = loaded.corpus
+    strings = json.dumps([corpus.item_keys, corpus.titles, corpus.texts, corpus.user_keys, loaded.notes])
     return {
-        "item_keys": corpus.item_keys,
-        "titles": corpus.titles,
-        "texts": corpus.texts,
-        "user_keys": corpus.user_keys,
-        "item_ids": corpus.histories.item_ids,
+        "strings": torch.from_numpy(np.frombuffer(bytearray(strings.encode()), dtype=np.uint8)),
+        "item_ids": corpus.histories.item_ids.int(),
         "offsets": corpus.histories.offsets,
-        "notes": loaded.notes,
+        "times": corpus.times,
     }
 
 
 def _read(path: Path) -> LoadedCorpus:
-    """Reads plain tensors and strings only, and refuses arrays that do not fit together."""
+    """Reads plain tensors only, and refuses arrays that do not fit together."""
     payload = torch.load(path, map_location="cpu", weights_only=True)
-    item_ids, offsets = payload["item_ids"], payload["offsets"]
-    strings = [payload[name] for name in ("item_keys", "titles", "texts", "user_keys", "notes")]
-    if not all(isinstance(value, list) and all(isinstance(text, str) for text in value) for value in strings):
-        raise ValueError("lists of strings expected")
+    item_ids, offsets, times = payload["item_ids"].long(), payload["offsets"], payload["times"]
+    strings = json.loads(payload["strings"].numpy().tobytes())
+    if len(strings) != 5 or not all(isinstance(value, list) and all(isinstance(text, str) for text in value) for value in strings):
+        raise ValueError("five lists of strings expected")
     keys, titles, texts, users, notes = strings
     fits = (
-        item_ids.dtype == offsets.dtype == torch.int64
+        offsets.dtype == torch.int64
         and len(keys) == len(titles) == len(texts)
         and offsets.shape == (len(users) + 1,)
         and int(offsets[0]) == 0
         and int(offsets[-1]) == len(item_ids)
         and bool((offsets.diff() >= 0).all())
-        and bool(((item_ids >= 0) & (item_ids < len(keys))).all())
+        and (len(item_ids) == 0 or (int(item_ids.min()) >= 0 and int(item_ids.max()) < len(keys)))
+        and (times is None or (times.dtype in (torch.int64, torch.float64) and times.shape == item_ids.shape))
     )
     if not fits:
         raise ValueError("the arrays do not fit together")
-    return LoadedCorpus(Corpus(keys, titles, texts, users, Histories(item_ids, offsets)), notes)
+    return LoadedCorpus(Corpus(keys, titles, texts, users, Histories(item_ids, offsets), times), notes)

@@ -1,145 +1,233 @@
-"""A dataset of one's own: RecBole's atomic files ``<folder>/raw/<split>.inter`` and ``<split>.item``.
+"""A dataset of one's own, without code: interactions and items as csv, tsv, jsonl, parquet or RecBole's atomic files.
 
-Tab separated, UTF-8, with a header of ``name:type``. The first needs user_id, item_id and timestamp, the second item_id and
-whatever columns describe an item. Items that nobody interacted with stay in the catalogue.
+    <folder>/raw/interactions.csv   user,item,timestamp        (or .tsv, .jsonl, .parquet; <split>.interactions.csv; <split>.inter)
+    <folder>/raw/items.csv          item,title,brand,...       (likewise; <split>.item)
+
+    python -m data.custom FOLDER    checks them and says what it understood
+
+The files may also lie in <folder> itself. Columns of other names are named by role: ``train.columns = ["user=uid", "item=sku",
+"timestamp=when", "rating=stars", "title=label", "text=brand"]``; without "text=" every other column of the items describes them. An items
+file with ids alone is enough where ``train.item_embeddings`` brings the vectors, row i for the i-th line. Items that nobody interacted
+with stay in the catalogue.
 """
 
+import argparse
+import datetime
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from data.cache import LoadedCorpus, cached_corpus, digest, raw_fingerprint
-from data.interactions import Corpus, histories_from_interactions
+from data.assemble import Filters, assemble, codes_of
+from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
+from data.columns import describe_items, find_roles, parse_columns
+from data.interactions import statistics
 from data.schemas import UserError
-from data.text import TEMPLATE_VERSION, field_text, item_text
+from data.tables import Table, csv_header, parse_numbers, read_csv, read_jsonl, read_lines, read_parquet, refuse
+from data.text import TEMPLATE_VERSION, load_embeddings
 
-if TYPE_CHECKING:
-    import polars as pl
-
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Raise it when the same raw files would give another corpus."""
 
-LABELS = {"movie_title": "Title", "release_year": "Year", "class": "Genres", "genre": "Genres"}
-LINE = "line number"  # a column beside the file's own; its name cannot be one of theirs, which hold no blank
+ALL = Filters()
+SHARES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
+KINDS = ("csv", "tsv", "jsonl", "parquet")
 
 
-def load_custom(folder: Path, split: str, force_process: bool = False) -> LoadedCorpus:
-    """Returns the corpus of ``<folder>/raw/<split>.{inter,item}``, from the cache when these files have been read before.
+class Files(NamedTuple):
+    """The two files of a dataset."""
+
+    interactions: Path
+    items: Path
+
+
+def load_custom(folder: Path, split: str, filters: Filters = ALL, columns: Sequence[str] = (), force_process: bool = False) -> LoadedCorpus:
+    """Returns the corpus of a folder, from the cache when these files have been read with these settings before.
+
+    Args:
+        folder: holds the files, itself or in raw/; the cache goes into processed/.
+        split: their name where they have one.
+        filters: what of them is kept.
+        columns: "role=name" for columns that are called otherwise.
+        force_process: read them again.
 
     Raises:
-        UserError: a missing file, or one that is not what it should be, with the line where there is one.
+        UserError: missing files, or everything that is wrong with them, by line.
     """
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise UserError(f"train.dataset_split is {split!r}; expected the files' name without .inter, of letters, digits, '-', '_' and '.'")
-    inter, item = (folder / "raw" / f"{split}.{kind}" for kind in ("inter", "item"))
-    missing = [path.name for path in (inter, item) if not path.is_file()]
-    if missing:
+    files, named = find_files(folder, split), parse_columns(columns)
+    shape = (TEMPLATE_VERSION, PARSER_VERSION, filters, sorted(named.items()), raw_fingerprint(list(files)))
+    path = corpus_path(folder, f"custom_{split}", *shape)
+    return cached_corpus(path, lambda: read_custom(files, filters, named), force=force_process)
+
+
+def find_files(folder: Path, split: str) -> Files:
+    """Returns the files of a dataset.
+
+    Raises:
+        UserError: one is missing, or there are two of a kind.
+    """
+    found = []
+    for stem, atomic in (("interactions", "inter"), ("items", "item")):
+        names = [f"{split}.{atomic}", *(f"{name}.{kind}" for name in (f"{split}.{stem}", stem) for kind in KINDS)]
+        there = [place / name for place in (folder / "raw", folder) for name in names if (place / name).exists()]
+        if len(there) > 1:
+            raise UserError(f"{there[0]} and {there[1]} are both there; which one holds the {stem} cannot be told; remove one")
+        found += there or [None]
+    absent = [name for name, path in zip((f"{split}.inter", f"{split}.item"), found) if path is None]
+    if absent:
         hint = "run `python -m data.quick` to fetch MovieLens-100K and the sentence encoder" if split == "ml-100k" else "put them there"
-        raise UserError(f"{' and '.join(missing)} not found in {inter.parent}; expected RecBole's atomic files; {hint}")
-    shape = digest(split, TEMPLATE_VERSION, PARSER_VERSION, raw_fingerprint([inter, item]))
-    path = folder / "processed" / f"custom_{split}_{shape}.pt"
-    return cached_corpus(path, lambda: read_atomic_files(inter, item), force=force_process)
+        others = f"interactions and items as {', '.join(KINDS)}"
+        raise UserError(f"{' and '.join(absent)} not found in {folder / 'raw'}; expected RecBole's atomic files, or {others}; {hint}")
+    return Files(*found)
 
 
-def read_atomic_files(inter: Path, item: Path) -> LoadedCorpus:
-    """Reads the two files into a corpus; users stand in order of first appearance, items in the order of their file."""
+def read_custom(files: Files, filters: Filters, named: Mapping[str, list[str]] | None = None) -> LoadedCorpus:
+    """Reads the two files into a corpus; users stand in order of first appearance, items in the order of their file.
+
+    Raises:
+        UserError: everything that is wrong with them, by line.
+    """
     import polars as pl
 
-    items = _read_table(item, ("item_id",))
-    _refuse_first(item, items, pl.col("item_id").str.strip_chars() == "", "has an empty item_id")
-    _refuse_first(item, items, ~pl.col("item_id").is_first_distinct(), "repeats an item_id; expected one line an item")
-    titles, texts, notes = _describe_items(item, items)
-
-    table = _read_table(inter, ("user_id", "item_id", "timestamp")).select("user_id", "item_id", "timestamp", LINE)
-    _refuse_first(inter, table, pl.col("user_id").str.strip_chars() == "", "has an empty user_id")
-    unknown = f"has an item_id that {item.name} lacks; add the item there or remove the line"
-    _refuse_first(inter, table, ~pl.col("item_id").is_in(items["item_id"].implode()), unknown)
-    times = _parse_times(inter, table)
-    user_keys = table["user_id"].unique(maintain_order=True)
-    users = _rows_of(table["user_id"], user_keys)
-    rows = _rows_of(table["item_id"], items["item_id"])
-    histories, num_duplicates = histories_from_interactions(users, rows, times, len(user_keys))
-    if num_duplicates:
-        notes.append(f"{inter}: {num_duplicates} rows repeat user, item and time of an earlier row and were dropped")
-    return LoadedCorpus(Corpus(items["item_id"].to_list(), titles, texts, user_keys.to_list(), histories), notes)
+    named = named or {}
+    items = _read(files.items, ("item",), (), named, "a table of items with a column item")
+    rows = _read(files.interactions, ("user", "item", "timestamp"), ("rating",), named, "interactions with user, item and timestamp")
+    refuse([*_bad_items(items), *_bad_interactions(rows, items)])
+    table = {
+        "user": rows.frame["user"],
+        "item": codes_of(rows.frame["item"], items.frame["item"]),
+        "time": parse_numbers(rows, "timestamp"),
+    }
+    if "rating" in rows.frame.columns and filters.min_rating > 0:
+        table["rating"] = parse_numbers(rows, "rating")
+    catalogue = describe_items(items.frame, named)
+    return assemble(str(files.interactions), catalogue, pl.DataFrame(table), filters)
 
 
-def _rows_of(column: "pl.Series", keys: "pl.Series") -> Tensor:
+def _bad_items(items: Table) -> Iterator[str]:
     import polars as pl
 
-    table = pl.DataFrame({"key": keys}).with_row_index("row")
-    joined = pl.DataFrame({"key": column}).join(table, on="key", how="left", maintain_order="left")
-    return torch.from_numpy(joined["row"].to_numpy().astype("int64"))
+    yield from items.first(pl.col("item").str.strip_chars() == "", "has an empty item; give it an id")
+    yield from items.first(~pl.col("item").is_first_distinct(), "repeats an item; expected one line an item; remove one of them")
 
 
-def _read_table(path: Path, needed: Sequence[str]) -> "pl.DataFrame":
-    """Reads an atomic file as text columns named without their type, beside the line each row stands on."""
+def _bad_interactions(rows: Table, items: Table) -> Iterator[str]:
     import polars as pl
 
-    content = path.read_bytes()
+    yield from rows.first(pl.col("user").str.strip_chars() == "", "has an empty user; give it an id or remove the line")
+    known = items.frame["item"].implode()
+    yield from rows.first(~pl.col("item").is_in(known), f"has an item that {items.path.name} lacks; add it there or remove the line")
+    for name in (name for name in ("timestamp", "rating") if name in rows.frame.columns):
+        try:
+            filled = rows.frame[name].cast(pl.String, strict=False).is_null() if name == "rating" else None
+            if filled is None or not filled.any():
+                parse_numbers(rows, name)
+        except UserError as error:
+            yield from error.args
+
+
+def _read(path: Path, needed: Sequence[str], wanted: Sequence[str], named: Mapping[str, list[str]], expected: str) -> Table:
+    """Reads a file of any kind; the columns of roles come out under the roles' names, ids as text.
+
+    Args:
+        path: of a known ending.
+        needed: roles that must be there.
+        wanted: roles that are taken where they are; with ``needed`` alone, all other columns stay as well.
+        named: columns by role, as ``parse_columns`` gives them.
+        expected: says in errors what the file should be.
+    """
+    import polars as pl
+
+    kind = path.suffix[1:]
+    if kind == "csv":
+        names = csv_header(path, (), expected)
+        taken = find_roles(path, names, needed, wanted, named, expected)
+        kept = list(taken.values()) if wanted else names
+        table = read_csv(path, (), expected, dict.fromkeys(kept, pl.String))
+    else:
+        if kind in ("jsonl", "parquet"):
+            table = (read_jsonl if kind == "jsonl" else read_parquet)(path, (), expected)
+        else:
+            table = read_lines(path, "\t", (), f"a tab-separated file, {expected}")
+        taken = find_roles(path, table.frame.columns, needed, wanted, named, expected)
+    others = [] if wanted else [pl.col(name) for name in table.frame.columns if name not in taken.values()]
+    table = table.with_frame(table.frame.select(*(pl.col(name).alias(role) for role, name in taken.items()), *others))
+    gaps = ((role, f"has no {taken[role]}; expected {expected}; mend the line") for role in needed)
+    refuse(sentence for role, what in gaps for sentence in table.first(pl.col(role).is_null(), what))
+    ids = [role for role in ("user", "item") if role in taken]
+    nested = next((role for role in ids if table.frame[role].dtype.is_nested()), None)
+    if nested:
+        raise UserError(f"{path}: {taken[nested]} holds {table.frame[nested].dtype}; expected text or numbers; mend the file")
+    return table.with_frame(table.frame.with_columns(pl.col(ids).cast(pl.String)))
+
+
+def describe_folder(folder: Path, split: str, filters: Filters, columns: Sequence[str], embeddings: Path | None) -> str:
+    """Returns what was understood of a folder, as lines for people.
+
+    Raises:
+        UserError: everything that is wrong with its files, by line, or with the embeddings.
+    """
+    files = find_files(folder, split)
+    corpus, notes = read_custom(files, filters, parse_columns(columns))
+    numbers, lengths = statistics(corpus), corpus.histories.offsets.diff().numpy()
+    assert corpus.times is not None
+    quantiles = ", ".join(f"{share:.0%} {value:g}" for share, value in zip(SHARES, np.quantile(lengths, SHARES)))
+    cold = len(corpus.item_keys) - len(corpus.histories.item_ids.unique())
+    lines = [
+        f"interactions  {files.interactions}",
+        f"items         {files.items}",
+        f"counts        {numbers.describe()}",
+        f"lengths       {quantiles}",
+        f"time          {time_range(float(corpus.times.min()), float(corpus.times.max()))}",
+        f"cold items    {cold:,} without an interaction",
+        f"first item    {corpus.item_keys[0]}: {corpus.texts[0]:.160}",
+        *(f"note          {note}" for note in notes),
+    ]
+    if embeddings is not None:
+        lines.append(f"embeddings    {embeddings}, {load_embeddings(embeddings, len(corpus.item_keys)).shape[1]} wide")
+    if numbers.train_targets == 0:
+        lines.append("note          no user has four interactions, so there is nothing to train on")
+    given = f"dataset_folder={folder} dataset_split={split}"
+    return "\n".join([*lines, f"next          python train_rqvae.py configs/rqvae_custom.gin {given}"])
+
+
+def time_range(first: float, last: float) -> str:
+    """Returns two moments in unix seconds as dates."""
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{number} is not UTF-8; expected a tab-separated file in UTF-8; convert it") from error
-    if not text.strip():
-        raise UserError(f"{path} is empty; expected a tab-separated header of name:type with {', '.join(needed)}, and rows")
-    header, *lines = text.removesuffix("\n").split("\n")
-    names = [field.split(":")[0].strip() for field in header.split("\t")]
-    absent = [name for name in needed if name not in names]
-    if absent or len(set(names)) < len(names):
-        what = f"lacks the column {absent[0]}" if absent else "names a column twice"
-        what += "" if "\t" in header else " and has no tab"
-        raise UserError(f"{path}:1 {what}; expected a tab-separated header of name:type with {', '.join(needed)}; mend the header")
-    if not lines:
-        raise UserError(f"{path} has a header and no rows; expected one line for each row")
-    table = pl.DataFrame({"text": lines}, schema={"text": pl.String}).with_row_index(LINE, offset=2)
-    table = table.with_columns(pl.col("text").str.strip_suffix("\r"))
-    tabs = pl.col("text").str.count_matches("\t", literal=True)
-    _refuse_first(path, table, tabs != len(names) - 1, f"does not have the header's {len(names)} tab-separated fields; mend the line")
-    fields = pl.col("text").str.split_exact("\t", len(names) - 1).struct.rename_fields(names)
-    return table.select(LINE, fields.alias("fields")).unnest("fields")
+        return " to ".join(f"{datetime.datetime.fromtimestamp(moment, datetime.UTC):%Y-%m-%d}" for moment in (first, last))
+    except (ValueError, OverflowError, OSError):
+        return f"{first:g} to {last:g}, which are no unix seconds"
 
 
-def _refuse_first(path: Path, table: "pl.DataFrame", condition: "pl.Expr", what: str) -> None:
-    refused = table.filter(condition)
-    if len(refused):
-        more = f" ({len(refused)} such lines)" if len(refused) > 1 else ""
-        raise UserError(f"{path}:{refused[LINE][0]} {what}{more}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 after the sentences that say what is wrong."""
+    description = "Checks a folder of your own data and prints what was understood of it."
+    parser = argparse.ArgumentParser(prog="python -m data.custom", description=description)
+    kinds = ", ".join(KINDS)
+    parser.add_argument("folder", type=Path, help=f"holds interactions and items as {kinds} or RecBole's atomic files, itself or in raw/")
+    parser.add_argument("--split", help="the files' name (default: the name of the .inter file, else the folder's)")
+    roles = "user=uid item=sku timestamp=when rating=stars title=label text=brand text=color"
+    parser.add_argument("--columns", nargs="+", default=[], metavar="ROLE=NAME", help=f"columns that are called otherwise: {roles}")
+    parser.add_argument("--embeddings", type=Path, help="a .npy file for train.item_embeddings, checked against the items")
+    parser.add_argument("--min-rating", type=float, default=0.0, help="interactions rated lower are dropped")
+    parser.add_argument("--k-core", type=int, default=0, help="users and items with fewer interactions are dropped")
+    given = parser.parse_args(arguments)
+    atomic = sorted(path.stem for place in (given.folder / "raw", given.folder) for path in place.glob("*.inter"))
+    split = given.split or (atomic[0] if atomic else given.folder.resolve().name)
+    try:
+        if not given.folder.is_dir():
+            raise UserError(f"{given.folder} is no directory; expected one with interactions and items")
+        print(describe_folder(given.folder, split, Filters(given.min_rating, given.k_core), given.columns, given.embeddings))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
-def _parse_times(path: Path, table: "pl.DataFrame") -> Tensor:
-    import polars as pl
-
-    whole = table["timestamp"].cast(pl.Int64, strict=False)
-    if whole.null_count() == 0:
-        return torch.from_numpy(whole.to_numpy().copy())
-    times = table.with_columns(pl.col("timestamp").cast(pl.Float64, strict=False))
-    _refuse_first(path, times, ~pl.col("timestamp").is_finite().fill_null(False), "has a timestamp that is no number; mend the line")
-    return torch.from_numpy(times["timestamp"].to_numpy().copy())
-
-
-def _describe_items(path: Path, items: "pl.DataFrame") -> tuple[list[str], list[str], list[str]]:
-    """Returns titles, texts and notes; the title is the first column named like one, with the year where there is one."""
-    names = [name for name in items.columns if name not in (LINE, "item_id")]
-    title_name = next((name for name in names if "title" in name.lower() or "name" in name.lower()), None)
-    year_name = next((name for name in names if "year" in name.lower()), None)
-    ordered = [name for name in (title_name,) if name] + [name for name in names if name != title_name]
-    labels = {name: LABELS.get(name, name.replace("_", " ").capitalize()) for name in ordered}
-    titles, texts, untitled = [], [], 0
-    for row in items.iter_rows(named=True):
-        fields = {name: field_text(row[name]) for name in ordered}
-        for name in ordered:
-            if labels[name] == "Genres" and "," not in fields[name]:
-                fields[name] = ", ".join(re.split(r"[\s|]+", fields[name]))
-        title, year = fields.get(title_name or "", ""), fields.get(year_name or "", "")
-        untitled += not title
-        dated = title and re.fullmatch(r"\d{4}", year) and not title.endswith(f"({year})")
-        titles.append(f"{title} ({year})" if dated else title or row["item_id"])
-        texts.append(item_text((labels[name], fields[name]) for name in ordered) or item_text([("Title", row["item_id"])]))
-    notes = [f"{path}: {untitled} of {len(titles)} items have no title and are called by their id"] if untitled else []
-    return titles, texts, notes
+if __name__ == "__main__":
+    sys.exit(main())

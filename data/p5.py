@@ -7,34 +7,21 @@
 Item id i becomes row i - 1; users keep the order of the file. The metadata is parsed as literals, never evaluated.
 """
 
-import ast
-import gzip
-import html
 import json
-import re
-import warnings
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from data.assemble import finish_items
 from data.cache import LoadedCorpus
 from data.interactions import Corpus, Histories
+from data.metadata import describe, read_literals
 from data.schemas import UserError
-from data.text import field_text, item_text
 
 SPLITS = ("beauty", "sports", "toys")
 SEQUENCES, MAPS, METADATA = FILES = ("sequential_data.txt", "datamaps.json", "meta.json.gz")
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Raise it when the same raw files would give another corpus."""
-
-MAX_LINE = 1 << 20
-STRING = rb"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\""
-# A dict of plain literals that begins with its asin: such a line can be passed over unparsed when the item is not in the catalogue.
-PLAIN_ENTRY = re.compile(
-    rb"\{\s*['\"]asin['\"]:\s*['\"](\w+)['\"](?:" + STRING + rb"|[\[\]{},:\s]|-?\d[\d.eE+-]*|None|True|False)*+(?<=\})"
-)
 
 
 def read_p5(folder: Path) -> LoadedCorpus:
@@ -45,8 +32,9 @@ def read_p5(folder: Path) -> LoadedCorpus:
     """
     item_keys, users = _read_maps(folder / MAPS)
     user_keys, histories = _read_sequences(folder / SEQUENCES, users, len(item_keys))
-    titles, texts, notes = _read_items(folder / METADATA, item_keys)
-    return LoadedCorpus(Corpus(item_keys, titles, texts, user_keys, histories), notes)
+    path = folder / METADATA
+    items, notes = finish_items(str(path), describe(item_keys, read_literals(path, set(item_keys))))
+    return LoadedCorpus(Corpus(*map(list, items), user_keys, histories), notes)
 
 
 def _read_maps(path: Path) -> tuple[list[str], dict[int, str]]:
@@ -112,71 +100,3 @@ def _read_sequences(path: Path, users: dict[int, str], num_items: int) -> tuple[
         ends.append(len(item_ids))
     histories = Histories(torch.tensor(item_ids, dtype=torch.int64) - 1, torch.tensor(ends, dtype=torch.int64))
     return [users[user] for user in rows], histories
-
-
-def _read_items(path: Path, item_keys: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """Returns titles, texts and notes; an item without a title is called by its asin."""
-    rows = {key: row for row, key in enumerate(item_keys)}
-    titles, texts = list(item_keys), [""] * len(item_keys)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # titles with stray backslashes are literals all the same
-        for entry in _read_metadata(path, rows):
-            row = rows[entry["asin"]]
-            title = html.unescape(field_text(entry.get("title")))
-            brand = html.unescape(field_text(entry.get("brand")))
-            categories = entry.get("categories")
-            if isinstance(categories, list) and categories and isinstance(categories[0], list):
-                categories = categories[0]
-            fields = [
-                ("Title", title),
-                ("Brand", "" if brand.lower() == "unknown" else brand),
-                ("Categories", html.unescape(field_text(categories))),
-                ("Price", entry.get("price")),
-            ]
-            titles[row] = title or item_keys[row]
-            texts[row] = item_text(fields)
-    unknown = [row for row, text in enumerate(texts) if not text]
-    for row in unknown:
-        texts[row] = item_text([("Title", item_keys[row])])
-    untitled = sum(title == key for title, key in zip(titles, item_keys))
-    notes = [f"{path}: {untitled} of {len(titles)} items have no title and are called by their asin"] if untitled else []
-    if unknown:
-        notes.append(f"{path}: {len(unknown)} of {len(titles)} items have no metadata at all; their asin is their text")
-    return titles, texts, notes
-
-
-def _read_metadata(path: Path, wanted: dict[str, int]) -> Iterator[dict]:
-    """Yields the entries of the catalogue's items."""
-    number = 0
-    try:
-        with gzip.open(path, "rb") as file:
-            while line := file.readline(MAX_LINE):
-                number += 1
-                text = line.strip()
-                plain = PLAIN_ENTRY.fullmatch(text)
-                if plain and plain[1].decode(errors="replace") not in wanted:
-                    continue
-                entry = _parse_literal(path, number, text)
-                if entry["asin"] in wanted:
-                    yield entry
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a complete gzip file (after line {number}); fetch the file again") from error
-    if number == 0:
-        raise UserError(f"{path} holds no line; expected one metadata literal a line; fetch the file again")
-
-
-def _parse_literal(path: Path, number: int, line: bytes) -> dict:
-    expected = (
-        "expected a Python literal like {'asin': 'B000000001', 'title': '..'}, which is parsed and never run; mend or remove the line"
-    )
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number} is not UTF-8; {expected}") from error
-    try:
-        entry = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise UserError(f"{path}:{number} is not a literal; {expected}") from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("asin"), str):
-        raise UserError(f"{path}:{number} is not a dict with an asin; {expected}")
-    return entry

@@ -6,7 +6,7 @@ Shape letters: B batch, N history length, P targets per row, S seen items, I ite
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,7 +15,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from data.interactions import Corpus, Histories, check_no_leak, item_popularity, leave_one_out
+import data.ml1m
+import data.ml32m
+import data.p5
+from data.interactions import Corpus, Histories, Split, TimeSplit, check_no_leak, item_popularity, leave_one_out, split_by_time
 from data.schemas import PAD, SeqBatch, UserError
 from data.windows import BatchPlanner, TrainPlan, prefix_rows, window_rows
 
@@ -23,18 +26,45 @@ from data.windows import BatchPlanner, TrainPlan, prefix_rows, window_rows
 class RecDataset(Enum):
     """The sources a config can name."""
 
-    AMAZON = 1
+    AMAZON = 1  # 2014, 5-core, as P5 packed it
     CUSTOM = 2
+    ML_1M = 3
+    ML_32M = 4  # and what has its layout, such as ml-latest-small
+    AMAZON_2014 = 5  # the raw files
+    AMAZON_2023 = 6
+    SYNTHETIC = 7
+
+
+SPLITS = {
+    RecDataset.AMAZON: data.p5.SPLITS,
+    RecDataset.ML_1M: (data.ml1m.SPLIT,),
+    RecDataset.ML_32M: data.ml32m.SPLITS,
+}
+"""What ``dataset_split`` can be; the other sources have a category or the files' name there."""
+
+MAX_HISTORY = {RecDataset.ML_1M: 200, RecDataset.ML_32M: 200}
+"""Interactions of a user that are kept unless a config says otherwise; other sources keep all."""
+
+WHOLE_CATALOGUE = (RecDataset.ML_1M, RecDataset.ML_32M, RecDataset.CUSTOM)
+"""Sources whose items stay without an interaction unless a config says otherwise; Amazon's metadata lists whole shops."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data: a source, the folder it lies in, one split of it (for CUSTOM the files' name)."""
+    """Which data: a source, the folder it lies in, one split of it (for CUSTOM the files' name), and what of it is kept.
+
+    ``None`` stands for the source's own default. ``columns`` are "role=name" for CUSTOM, as ``data.custom`` reads them.
+    """
 
     dataset: RecDataset
     folder: str
     split: str
     force_process: bool = False
+    min_rating: float = 0.0
+    k_core: int = 0
+    max_history: int | None = None  # 0 keeps all
+    cold_items: bool | None = None
+    columns: tuple[str, ...] = ()
 
 
 class ItemData(NamedTuple):
@@ -52,21 +82,62 @@ def load_corpus(config: DataConfig) -> Corpus:
     Raises:
         UserError: an unknown source or split, or raw files that are missing or not what they should be.
     """
-    folder = Path(config.folder).expanduser()
-    if config.dataset is RecDataset.AMAZON:
-        from data.p5 import SPLITS
+    if not isinstance(config.dataset, RecDataset):
+        sources = ", ".join(f"%data.processed.RecDataset.{source.name}" for source in RecDataset)
+        raise UserError(f"train.dataset is {config.dataset!r}; expected one of {sources}")
+    known = SPLITS.get(config.dataset, (config.split,))
+    if config.split not in known:
+        raise UserError(f"train.dataset_split is {config.split!r}; train.dataset {config.dataset.name} has {', '.join(known)}; choose one")
+    for mistake in data_mistakes(config):
+        raise UserError(mistake)
+    from data.assemble import Filters
 
-        if config.split not in SPLITS:  # told before torch_geometric is imported
-            raise UserError(f"train.dataset_split is {config.split!r}; the Amazon splits are {', '.join(SPLITS)}; choose one of them")
+    folder, split, force = Path(config.folder).expanduser(), config.split, config.force_process
+    history = MAX_HISTORY.get(config.dataset, 0) if config.max_history is None else config.max_history
+    cold = config.dataset in WHOLE_CATALOGUE if config.cold_items is None else config.cold_items
+    filters = Filters(float(config.min_rating), config.k_core, history, cold)
+    if config.dataset is RecDataset.AMAZON:
         from data.amazon import AmazonReviews
 
-        return AmazonReviews(str(folder), config.split, config.force_process).corpus
-    if config.dataset is RecDataset.CUSTOM:
-        from data.custom import load_custom
+        return AmazonReviews(str(folder), split, force).corpus
+    if config.dataset is RecDataset.ML_1M:
+        from data.ml1m import load_ml1m
 
-        return load_custom(folder, config.split, config.force_process).corpus
-    sources = ", ".join(f"%data.processed.RecDataset.{source.name}" for source in RecDataset)
-    raise UserError(f"train.dataset is {config.dataset!r}; expected one of {sources}")
+        return load_ml1m(folder, filters, force).corpus
+    if config.dataset is RecDataset.ML_32M:
+        from data.ml32m import load_ml32m
+
+        return load_ml32m(folder, split, filters, force).corpus
+    if config.dataset in (RecDataset.AMAZON_2014, RecDataset.AMAZON_2023):
+        from data.amazon_raw import load_amazon_raw
+
+        year = 2014 if config.dataset is RecDataset.AMAZON_2014 else 2023
+        return load_amazon_raw(folder, year, split, filters, force).corpus
+    if config.dataset is RecDataset.SYNTHETIC:
+        from data.synthetic import load_synthetic
+
+        return load_synthetic(filters).corpus
+    from data.custom import load_custom
+
+    return load_custom(folder, split, filters, config.columns, force).corpus
+
+
+def data_config(settings: Mapping[str, object]) -> DataConfig:
+    """The data that the parameters of either script describe."""
+    names = ("dataset", "dataset_folder", "dataset_split", "force_dataset_process")
+    return DataConfig(*(settings[name] for name in (*names, "min_rating", "k_core", "max_history", "cold_items", "columns")))
+
+
+def data_mistakes(config: DataConfig) -> Iterator[str]:
+    """A sentence for everything in the config that its source does not have; reads no file."""
+    name = config.dataset.name
+    if config.dataset is RecDataset.AMAZON:
+        for parameter in ("min_rating", "k_core", "max_history", "cold_items"):
+            if getattr(config, parameter):
+                raw = "needs raw interactions, and train.dataset AMAZON is P5's finished 5-core"
+                yield f"train.{parameter} {raw}; leave it out or take AMAZON_2014"
+    if config.columns and config.dataset is not RecDataset.CUSTOM:
+        yield f"train.columns names the columns of your own files and train.dataset is {name}; leave it out or set CUSTOM"
 
 
 def load_items(
@@ -81,8 +152,14 @@ def load_items(
         text_model: the sentence encoder, a hub name or a directory; not looked at when ``item_embeddings`` is given.
         device: where to encode.
     """
+    from data.assemble import bare_text
     from data.text import ROWS_AT_ONCE, embed_texts, load_embeddings
 
+    if not item_embeddings and all(text == bare_text(key) for key, text in zip(corpus.item_keys, corpus.texts)):
+        raise UserError(
+            f"nothing is known of the items in {config.folder} but their ids, from which no semantic IDs can be made; "
+            "supply their texts or set train.item_embeddings to a .npy file with a row for each"
+        )
     if item_embeddings:
         embeddings = load_embeddings(Path(item_embeddings).expanduser(), len(corpus.item_keys))
     else:
@@ -94,7 +171,7 @@ def load_items(
 
 
 class SeqData:
-    """Histories cut into batches for training and evaluation, under the leave-one-out protocol.
+    """Histories cut into batches for training and evaluation, under either protocol.
 
     Args:
         corpus_histories: every interaction; the split is made and checked for leaks here.
@@ -102,18 +179,21 @@ class SeqData:
         max_seq_len: items of history a row holds at most.
         causal: rows hold a target behind each of their positions (for an encoder that looks only back); otherwise each row is
             one target with its own history.
+        by: the moments of a split by time; None: leave-one-out.
 
     Raises:
-        UserError: no user has two training items, or max_seq_len is below 1.
+        UserError: no user has two training items or none has a target, or max_seq_len is below 1.
     """
 
-    def __init__(self, corpus_histories: Histories, num_items: int, max_seq_len: int = 20, causal: bool = True) -> None:
+    def __init__(
+        self, corpus_histories: Histories, num_items: int, max_seq_len: int = 20, causal: bool = True, by: TimeSplit | None = None
+    ) -> None:
         if max_seq_len < 1:
             raise UserError(f"train.max_seq_len is {max_seq_len}; a history needs at least 1 item; raise it")
         self.num_users = len(corpus_histories.offsets) - 1
         self.num_items, self.max_seq_len, self.causal = num_items, max_seq_len, causal
-        self.split = leave_one_out(corpus_histories)
-        check_no_leak(self.split, corpus_histories)
+        self.split = leave_one_out(corpus_histories) if by is None else split_by_time(corpus_histories, by)
+        check_no_leak(self.split, corpus_histories, by)
         self.popularity = item_popularity(self.split.train, num_items)  # [I] int64, counted in the training part
         self.windows = (window_rows if causal else prefix_rows)(self.split.train, max_seq_len)
         self.num_train_targets = int(self.windows.num_targets.sum())
@@ -121,15 +201,14 @@ class SeqData:
             raise UserError("no user has two training items, so there is nothing to predict; histories need at least four items")
         self._planner = BatchPlanner(self.windows, max_seq_len)
         self._plan: tuple[tuple[int, ...], TrainPlan] | None = None
-        self._train_lengths = self.split.train.offsets.diff()
+        if by is not None and not (len(self.split.validation.users) and len(self.split.test.users)):
+            raise UserError("no user has items on both sides of one of the two moments; move train.split_quantiles")
 
     def to(self, device: str | torch.device) -> "SeqData":
         """Moves the arrays that batches are cut from; batches then come out on that device. Plans are made on the CPU."""
-        moved = [type(part)(*(field.to(device) for field in part)) for part in (self.split.train, self.split.full, self.windows)]
-        train, full, self.windows = moved
-        fields = [self.split.users, self.split.validation, self.split.test]
-        self.split = type(self.split)(train, *(field.to(device) for field in fields), full)
-        self.popularity, self._train_lengths, self._plan = self.popularity.to(device), self._train_lengths.to(device), None
+        *parts, self.windows = (type(part)(*(field.to(device) for field in part)) for part in (*self.split, self.windows))
+        self.split = Split(*parts)
+        self.popularity, self._plan = self.popularity.to(device), None
         return self
 
     def steps_per_epoch(self, batch_size: int, world: int = 1) -> int:
@@ -174,7 +253,7 @@ class SeqData:
     def eval_batches(self, part: Literal["validation", "test"], batch_size: int, users: Tensor | None = None) -> Iterator[SeqBatch]:
         """Yields every user with targets once, shortest histories first, in an order that depends on the data alone.
 
-        The validation history is the training items; the test history has the validation item as well.
+        The history of a target is every item before it: for validation the training items, for the test the validation's as well.
 
         Args:
             part: which target.
@@ -183,26 +262,25 @@ class SeqData:
         """
         if part not in ("validation", "test"):
             raise ValueError(f"part must be 'validation' or 'test', got {part!r}")
-        eligible = self.split.users
+        targets = self.split.validation if part == "validation" else self.split.test
+        eligible = targets.users
         if users is None:
             chosen = torch.arange(len(eligible), device=eligible.device)
         else:
             wanted = users.to(eligible.device).unique()
             chosen = torch.searchsorted(eligible, wanted).clamp(max=max(len(eligible) - 1, 0))
             if len(wanted) and (len(eligible) == 0 or not torch.equal(eligible[chosen], wanted)):
-                raise ValueError("eval_batches was asked for users that have fewer than three items, hence no targets")
+                raise ValueError("eval_batches was asked for users that have no targets, as those with fewer than three items have none")
         if len(chosen) == 0:
             return
-        lengths = self._train_lengths[eligible[chosen]] + (part == "test")
+        lengths = targets.positions[chosen] - self.split.full.offsets[eligible[chosen]]
         for block in lengths.argsort(stable=True).split(batch_size):
-            yield self._cut_eval(part, eligible[chosen[block]], chosen[block], lengths[block])
+            yield self._cut_eval(eligible[chosen[block]], targets.positions[chosen[block]], lengths[block])
 
-    def _cut_eval(self, part: str, users: Tensor, index: Tensor, lengths: Tensor) -> SeqBatch:
-        item_ids, offsets = self.split.full
-        starts, history = offsets[users], lengths.clamp(max=self.max_seq_len)
-        seen = _cut(item_ids, starts, lengths, int(lengths.max()))
-        target = (self.split.validation if part == "validation" else self.split.test)[index]
-        return SeqBatch(users, _cut(item_ids, starts + lengths - history, history, int(history.max())), target[:, None], seen)
+    def _cut_eval(self, users: Tensor, positions: Tensor, lengths: Tensor) -> SeqBatch:
+        item_ids, history = self.split.full.item_ids, lengths.clamp(max=self.max_seq_len)
+        seen = _cut(item_ids, positions - lengths, lengths, int(lengths.max()))
+        return SeqBatch(users, _cut(item_ids, positions - history, history, int(history.max())), item_ids[positions, None], seen)
 
 
 def _cut(item_ids: Tensor, starts: Tensor, lengths: Tensor, width: int) -> Tensor:

@@ -32,13 +32,19 @@ ROWS_AT_ONCE = 16384
 """Rows of a catalogue that are looked at together where it may not fit into the memory."""
 
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+
+
 def field_text(value: object) -> str:
-    """Returns a metadata value as one line of text: lists joined by commas; "" for None, NaN, blanks and empty lists."""
+    """Returns a metadata value as one line of text: lists joined by commas; "" for None, NaN, blanks and empty lists.
+
+    Control characters, which could steer a terminal, and halves of characters, which no file can hold, become blanks.
+    """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     if isinstance(value, (list, tuple)):
         return ", ".join(text for text in map(field_text, value) if text)
-    text = " ".join(str(value).split())
+    text = " ".join(CONTROL.sub(" ", str(value)).split())
     return "" if text.lower() == "nan" else text
 
 

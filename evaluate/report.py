@@ -28,12 +28,15 @@ class Evaluation(NamedTuple):
     intervals: dict[str, Interval]  # 95 % over users, of recall and ndcg at 10 (at the largest cutoff where 10 is not asked for)
     ranks: Tensor  # [U] int64, 0-based rank of each user's target, list_length where absent; not part of the JSON
     list_length: int  # no cutoff beyond it can be read from the ranks; not part of the JSON
+    targets: Tensor  # [U] int64, the held-out items; not part of the JSON
+    among: str = ""  # which of the part's users these are, where not all
 
     def to_json(self) -> dict[str, object]:
         """Everything but the ranks and their list length, as plain values for ``json.dump``."""
         return {
             "part": self.part,
             "users": self.users,
+            **({"among": self.among} if self.among else {}),
             "filter_history": self.filter_history,
             "metrics": dict(self.metrics),
             "intervals": {name: interval._asdict() for name, interval in self.intervals.items()},
@@ -83,7 +86,27 @@ def evaluate_lists(
         metrics[f"code_gap@{head}"] = metrics[f"code_recall@{head}"] - metrics[f"recall@{head}"]
     values = per_user_metrics(ranks, cutoffs)
     intervals = {name: bootstrap_interval(values[name], resamples, seed=seed) for name in (f"recall@{head}", f"ndcg@{head}")}
-    return Evaluation(part, len(ranks), filter_history, metrics, intervals, ranks, ranked.shape[1])
+    return Evaluation(part, len(ranks), filter_history, metrics, intervals, ranks, ranked.shape[1], targets)
+
+
+def slice_users(evaluation: Evaluation, chosen: Tensor, among: str, cutoffs: Sequence[int] = CUTOFFS, seed: int = 0) -> Evaluation:
+    """The same lists for some of the users, item-level figures only.
+
+    Args:
+        evaluation: of all users.
+        chosen: [U] bool, at least one True.
+        among: continues "users", as in "whose item training never saw".
+        cutoffs: of recall and ndcg, no longer than the lists.
+        seed: of the bootstrap.
+    """
+    ranks = evaluation.ranks[chosen]
+    head = 10 if 10 in cutoffs else max(cutoffs)
+    values = per_user_metrics(ranks, cutoffs)
+    intervals = {name: bootstrap_interval(values[name], seed=seed) for name in (f"recall@{head}", f"ndcg@{head}")}
+    figures = mean_metrics(ranks, cutoffs)
+    return evaluation._replace(
+        users=len(ranks), metrics=figures, intervals=intervals, ranks=ranks, targets=evaluation.targets[chosen], among=among
+    )
 
 
 def paired_gain(ours: Evaluation, other: Evaluation, metric: str = "ndcg@10", seed: int = 0) -> Interval:
@@ -122,7 +145,8 @@ def evaluation_report(evaluations: Sequence[tuple[str, Evaluation]], columns: Se
     first = evaluations[0][1]
     rows = [Row(name, e.metrics, "" if e.filter_history else "items of the history are not barred") for name, e in evaluations]
     columns = columns or list(dict.fromkeys(metric for row in rows for metric in row.metrics))
-    table = metrics_table(rows, columns, f"{first.part}, {first.users:,} users, full ranking")
+    users = f"{first.users:,} users{f' {first.among}' if first.among else ''}"
+    table = metrics_table(rows, columns, f"{first.part}, {users}, full ranking")
     spans = [f"  {shorten(name, 36)}: " + ", ".join(_span(metric, i) for metric, i in e.intervals.items()) for name, e in evaluations]
     return "\n".join([table, "95 % intervals over users, for one checkpoint each", *spans])
 
@@ -145,6 +169,6 @@ def check_one_part(evaluations: Sequence[Evaluation]) -> None:
     Raises:
         UserError: they are of different parts or numbers of users, or there are none.
     """
-    if len({(e.part, e.users) for e in evaluations}) != 1:
+    if len({(e.part, e.users, e.among) for e in evaluations}) != 1:
         seen = ", ".join(f"{e.part} ({e.users:,} users)" for e in evaluations) or "nothing"
         raise UserError(f"only evaluations of the same users and part are compared, never validation with test: got {seen}")

@@ -1,56 +1,15 @@
-"""Small data sets with a planted order, in the layouts the loaders read. No network, same bytes for the same seed.
-
-Items form clusters of ten; within a cluster each has a fixed successor. A user mostly walks from an item to its successor, now
-and then to another item of the cluster, seldom elsewhere. So the last item says much about the next and popularity says
-nothing. Item numbers are a random permutation and say nothing either.
-"""
+"""The planted data of ``data.synthetic`` in the layouts that the loaders read, and lists as histories and back."""
 
 import gzip
 import itertools
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from data.interactions import Histories
-
-CLUSTER = 10
-BRANDS = ("Alder", "Birch", "Cedar", "Damson", "Elm", "Fir", "Gorse", "Hazel")
-KINDS = ("Soap", "Lotion", "Powder", "Cream", "Oil", "Balm", "Mask", "Serum", "Scrub", "Tonic", "Mist", "Wax")
-
-
-class Planted(NamedTuple):
-    """What was planted."""
-
-    cluster: np.ndarray  # [I]
-    successor: np.ndarray  # [I]
-    histories: list[list[int]]  # items 0..I-1, oldest first, none twice for a user
-
-
-def planted(num_users: int = 200, num_items: int = 120, seed: int = 0) -> Planted:
-    """Draws histories of five to sixteen items."""
-    rng = np.random.default_rng([seed, 1])
-    order = rng.permutation(num_items)
-    cluster, successor = np.empty(num_items, int), np.empty(num_items, int)
-    for number, first in enumerate(range(0, num_items, CLUSTER)):
-        members = order[first : first + CLUSTER]
-        cluster[members], successor[members] = number, np.roll(members, -1)
-    histories = []
-    for _ in range(num_users):
-        history = [int(rng.integers(num_items))]
-        length = min(int(rng.integers(5, 17)), num_items)
-        while len(history) < length:
-            left = np.setdiff1d(np.arange(num_items), history)
-            near = left[cluster[left] == cluster[history[-1]]]
-            draw, following = rng.random(), int(successor[history[-1]])
-            if draw < 0.8 and following in left:
-                history.append(following)
-            else:
-                history.append(int(rng.choice(near if draw < 0.95 and len(near) else left)))
-        histories.append(history)
-    return Planted(cluster, successor, histories)
+from data.synthetic import BRANDS, KINDS, Planted, planted, titles_of
 
 
 def write_p5(folder: Path, num_users: int = 200, num_items: int = 120, seed: int = 0, split: str = "beauty") -> Planted:
@@ -100,6 +59,67 @@ def write_atomic(folder: Path, name: str = "tiny", num_users: int = 200, num_ite
         kinds = f"{KINDS[number % len(KINDS)]} {BRANDS[number % len(BRANDS)]}"
         items.append(f"{item + 1}\tStory No. {item + 1}\t{1980 + number}\t{kinds}")
     (raw / f"{name}.item").write_text("\n".join(items) + "\n")
+    return truth
+
+
+def write_movielens(folder: Path, split: str = "ml-1m", num_users: int = 200, num_items: int = 120, seed: int = 0) -> Planted:
+    """Writes ``<folder>/raw/<split>/``: .dat files for ml-1m, else .csv; movie 1 is the first item."""
+    truth = planted(num_users, num_items, seed)
+    raw = Path(folder) / "raw" / split
+    raw.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([seed, 2])
+    rows = []
+    for user, history in enumerate(truth.histories):
+        times = 978_300_000 + np.sort(rng.choice(10_000_000, len(history), replace=False))
+        rows += [(user + 1, item + 1, 3 + item % 3, int(time)) for time, item in zip(times, history)]
+    titles = [f"{title}, The ({1930 + int(number) % 70})" for title, number in zip(titles_of(truth), truth.cluster)]
+    genres = [f"Drama|{KINDS[int(number) % len(KINDS)]}" for number in truth.cluster]
+    if split == "ml-1m":
+        movies = "".join(f"{item + 1}::{title}::{kinds}\n" for item, (title, kinds) in enumerate(zip(titles, genres)))
+        (raw / "movies.dat").write_text(movies, encoding="latin-1")
+        (raw / "ratings.dat").write_text("".join("::".join(map(str, row)) + "\n" for row in rows))
+    else:
+        movies = "".join(f'{item + 1},"{title}",{kinds}\n' for item, (title, kinds) in enumerate(zip(titles, genres)))
+        (raw / "movies.csv").write_text("movieId,title,genres\n" + movies)
+        (raw / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    return truth
+
+
+def write_amazon_raw(folder: Path, year: int, category: str, num_users: int = 400, num_items: int = 120, seed: int = 0) -> Planted:
+    """Writes ``<folder>/raw/`` reviews and metadata as Amazon's edition of 2014 or 2023 has them, reviews item after item."""
+    truth = planted(num_users, num_items, seed)
+    raw = Path(folder) / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    rows = sorted((item, user, day) for user, history in enumerate(truth.histories) for day, item in enumerate(history))
+    reviews, entries = [], []
+    for item, user, day in rows:
+        asin, person, time = f"B{item + 1:09d}", f"A{user + 1:012d}", 1_365_984_000 + 86_400 * day
+        row = {"reviewerID": person, "asin": asin, "helpful": [0, 0], "overall": 4.0, "unixReviewTime": time}
+        if year == 2023:
+            row = {"rating": 4.0, "images": [], "asin": asin, "parent_asin": asin, "user_id": person, "timestamp": 1000 * time}
+        reviews.append(json.dumps(row))
+    for item, (title, number) in enumerate(zip(titles_of(truth), truth.cluster)):
+        asin, brand, shelves = f"B{item + 1:09d}", BRANDS[int(number) % len(BRANDS)], ["Beauty", f"Shelf {number}"]
+        entry = {"asin": asin, "title": title, "price": 3.5, "brand": brand, "categories": [shelves]}
+        later = {"title": title, "price": None, "store": brand, "categories": shelves, "parent_asin": asin}
+        entries.append(repr(entry) if year == 2014 else json.dumps(later))
+    names = (f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz")
+    if year == 2023:
+        names = (f"{category}.jsonl.gz", f"meta_{category}.jsonl.gz")
+    for name, lines in zip(names, (reviews, entries)):
+        (raw / name).write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+    return truth
+
+
+def write_tables(folder: Path, name: str, num_users: int = 200, num_items: int = 120, seed: int = 0) -> Planted:
+    """Writes ``<folder>/raw/<name>.interactions.csv`` and ``<name>.items.csv``."""
+    truth = planted(num_users, num_items, seed)
+    raw = Path(folder) / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    rows = [f"u{user + 1},i{item + 1},{1000 * day}" for user, history in enumerate(truth.histories) for day, item in enumerate(history)]
+    (raw / f"{name}.interactions.csv").write_text("user,item,timestamp\n" + "\n".join(rows) + "\n")
+    items = [f'i{item + 1},"{title}",{number}' for item, (title, number) in enumerate(zip(titles_of(truth), truth.cluster))]
+    (raw / f"{name}.items.csv").write_text("item,title,shelf\n" + "\n".join(items) + "\n")
     return truth
 
 

@@ -49,7 +49,7 @@ MISTAKES = [
         "unknown member of an enum",
         "import data.processed\ntrain.dataset = %data.processed.RecDataset.AMAZONE\n",
         (),
-        ("%data.processed.RecDataset.AMAZON or ", "%data.processed.RecDataset.CUSTOM", "did you mean 'AMAZON'"),
+        ("%data.processed.RecDataset.AMAZON, ", "%data.processed.RecDataset.CUSTOM", "did you mean 'AMAZON'"),
     ),
     Mistake(
         "text that names no member",
@@ -99,6 +99,10 @@ MISTAKES = [
     Mistake("positions a causal encoder cannot have", 'train.position = "learned"\n', (), ("train.position = 'learned'", "bidirectional")),
     Mistake("warm-up as long as training", "train.iterations = 300\n", (), ("train.autoencoder_steps = 300 leaves no step",), "rqvae"),
     Mistake("rising temperature", "train.gumbel_temperature_end = 0.9\n", (), ("temperatures fall",), "rqvae"),
+    Mistake("split by time without times", 'train.split_by = "time"\n', (), ("train.split_by = 'time' needs times", "take AMAZON_2014")),
+    Mistake("moments that do not follow", "train.split_quantiles = [0.9, 0.8]\n", (), ("needs two shares above 0",)),
+    Mistake("rating of a source without", "train.min_rating = 3\n", (), ("train.min_rating needs raw interactions", "take AMAZON_2014")),
+    Mistake("columns of a known source", 'train.columns = ["user=u"]\n', (), ("names the columns of your own files", "set CUSTOM")),
     Mistake("scope", "small/train.seed = 1\n", (), ("small/train.seed has a scope", "write train.seed")),
     Mistake(
         "another configurable",
@@ -110,7 +114,7 @@ MISTAKES = [
         "reference to a function",
         "train.dataset = @AmazonDataset\n",
         (),
-        ("train.dataset is @AmazonDataset", "gin would call", "RecDataset.AMAZON or "),
+        ("train.dataset is @AmazonDataset", "gin would call", "RecDataset.AMAZON, "),
     ),
     Mistake("missing module", "import data.procesed\n", (), ("no module 'data.procesed'", "did you mean 'data.processed'")),
     Mistake("bound twice in a file", "train.seed = 1\ntrain.seed = 2\n", (), ("line 2", "train.seed has another value on line 1")),

@@ -7,7 +7,7 @@ import pytest
 import train_decoder
 import train_rqvae
 from modules.runtime.config import ROOT, resolve, run_script
-from tests.synthetic import write_atomic, write_embeddings, write_p5
+from tests.synthetic import write_amazon_raw, write_atomic, write_embeddings, write_movielens, write_p5, write_tables
 
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.gin"))
 STAGE_ONE = [config for config in CONFIGS if Path(config).name.startswith(("rqvae", "tokenizer"))]
@@ -20,15 +20,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_p5(folder, 60, ITEMS)
     write_atomic(folder, "ml-100k", 60, ITEMS)
+    for split in ("ml-1m", "ml-32m"):
+        write_movielens(folder, split, 300, ITEMS)
+    for year, category in ((2014, "Beauty"), (2023, "All_Beauty")):
+        write_amazon_raw(folder, year, category, 900, ITEMS)
+    write_tables(folder, "mine", 60, ITEMS)
     for width in (384, 768):
         write_embeddings(folder / f"{width}.npy", ITEMS, width=width)
+    write_embeddings(folder / "synthetic.npy", 400, width=384)
     return folder
 
 
 def run_stage_one(config: str, data: Path, root: Path) -> None:
     settings = resolve(train_rqvae.train, [config])
     width = settings["vae_input_dim"] - (settings["collaborative_dim"] if settings["collaborative_weight"] else 0)
-    short = ["iterations=2", "autoencoder_steps=1", "device=cpu", "allow_collapse=True", f"item_embeddings={data}/{width}.npy"]
+    vectors = data / ("synthetic.npy" if "synthetic" in config else f"{width}.npy")
+    short = ["iterations=2", "autoencoder_steps=1", "device=cpu", "allow_collapse=True", f"item_embeddings={vectors}"]
     assert run_script(train_rqvae.train, "", [config, f"dataset_folder={data}", f"save_dir_root={root}", *short]) == 0
 
 
@@ -45,8 +52,8 @@ def test_the_stage_one_config_runs(config: str, data: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("config", DECODER)
 def test_the_decoder_config_runs(config: str, data: Path, tmp_path: Path) -> None:
-    pair = "configs/rqvae_quick.gin" if "quick" in config else "configs/rqvae_amazon.gin"
-    run_stage_one(pair, data, tmp_path / "rqvae")
+    pair = config.replace("decoder", "rqvae")
+    run_stage_one(pair if pair in STAGE_ONE else "configs/rqvae_amazon.gin", data, tmp_path / "rqvae")
     short = ["iterations=2", "beam_size=10", "eval_users=20", "do_eval=False", "device=cpu", "batch_size=32"]
     roots = [f"dataset_folder={data}", f"pretrained_rqvae_path={tmp_path}/rqvae", f"save_dir_root={tmp_path}/decoder"]
     assert run_script(train_decoder.train, "", [config, *roots, *short]) == 0

@@ -62,19 +62,27 @@ def test_the_planted_order_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("inter", "item", "sentence"),
     [
-        (INTER.replace("\t", ","), ITEM, "tiny.inter:1 lacks the column item_id and has no tab"),
-        (INTER.replace("timestamp", "time"), ITEM, "tiny.inter:1 lacks the column timestamp"),
-        (INTER, ITEM.replace("item_id", "id"), "tiny.item:1 lacks the column item_id"),
+        (
+            INTER.replace("\t", ","),
+            ITEM,
+            r"tiny.inter:1 has no column for the user \(such as user, user_id\), only user_id:token,item_id:token",
+        ),
+        (
+            INTER.replace("timestamp", "when"),
+            ITEM,
+            r"tiny.inter:1 has no column for the timestamp .*set train.columns = \[\"timestamp=NAME\"\]",
+        ),
+        (INTER, ITEM.replace("item_id", "id"), "tiny.item:1 has no column for the item"),
         (INTER, ITEM.replace("class", "movie_title"), "tiny.item:1 names a column twice"),
-        (INTER + "ann\t10\n", ITEM, "tiny.inter:6 does not have the header's 4"),
-        (INTER.replace("ann\t10", "\nann\t10"), ITEM, "tiny.inter:3 does not have the header's 4"),
-        (INTER + "ann\t99\t1\t1\n", ITEM, "tiny.inter:6 has an item_id that tiny.item lacks"),
+        (INTER + "ann\t10\n", ITEM, "tiny.inter:6 does not have 4 tab-separated fields"),
+        (INTER.replace("ann\t10", "\nann\t10"), ITEM, "tiny.inter:3 does not have 4 tab-separated fields"),
+        (INTER + "ann\t99\t1\t1\n", ITEM, "tiny.inter:6 has an item that tiny.item lacks"),
         (INTER + "ann\t10\t1\tsoon\n", ITEM, "tiny.inter:6 has a timestamp that is no number"),
         (INTER + "ann\t10\t1\tnan\n", ITEM, "tiny.inter:6 has a timestamp that is no number"),
-        (INTER + "\t10\t1\t1\n", ITEM, "tiny.inter:6 has an empty user_id"),
+        (INTER + "\t10\t1\t1\n", ITEM, "tiny.inter:6 has an empty user"),
         (INTER.encode() + b"\xff\t10\t1\t1\n", ITEM, "tiny.inter:6 is not UTF-8"),
-        (INTER, ITEM + "10\tagain\t\t\t\n", "tiny.item:6 repeats an item_id"),
-        (INTER, ITEM + "\tnone\t\t\t\n", "tiny.item:6 has an empty item_id"),
+        (INTER, ITEM + "10\tagain\t\t\t\n", "tiny.item:6 repeats an item"),
+        (INTER, ITEM + "\tnone\t\t\t\n", "tiny.item:6 has an empty item"),
         (INTER.splitlines()[0] + "\n", ITEM, "tiny.inter has a header and no rows"),
         ("", ITEM, "tiny.inter is empty"),
         (INTER, "", "tiny.item is empty"),
@@ -102,8 +110,8 @@ def test_missing_files_are_told_with_the_way_to_get_them(tmp_path):
 
 def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     builds = []
-    read = data.custom.read_atomic_files
-    monkeypatch.setattr(data.custom, "read_atomic_files", lambda *paths: builds.append(1) or read(*paths))
+    read = data.custom.read_custom
+    monkeypatch.setattr(data.custom, "read_custom", lambda *paths: builds.append(1) or read(*paths))
     write(tmp_path)
     load_custom(tmp_path, "tiny")
     load_custom(tmp_path, "tiny")

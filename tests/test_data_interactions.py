@@ -1,17 +1,19 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data.interactions import (
     Corpus,
+    Targets,
+    TimeSplit,
     check_no_leak,
-    histories_from_interactions,
     item_popularity,
     leave_one_out,
+    split_by_time,
     split_hash,
     statistics,
+    time_bounds,
 )
+from data.schemas import UserError
 from tests.synthetic import to_histories, to_lists
 
 USERS = [[1, 2, 3, 4], [5, 6], [], [7, 8, 9], [4]]
@@ -20,9 +22,9 @@ USERS = [[1, 2, 3, 4], [5, 6], [], [7, 8, 9], [4]]
 def test_the_last_item_is_test_and_the_one_before_is_validation():
     split = leave_one_out(to_histories(USERS))
     assert to_lists(split.train) == [[1, 2], [5, 6], [], [7], [4]]
-    assert split.users.tolist() == [0, 3]
-    assert split.validation.tolist() == [3, 8]
-    assert split.test.tolist() == [4, 9]
+    assert split.validation.users.tolist() == split.test.users.tolist() == [0, 3]
+    assert split.items(split.validation).tolist() == [3, 8]
+    assert split.items(split.test).tolist() == [4, 9]
 
 
 def test_a_clean_split_passes_the_leak_check():
@@ -38,12 +40,18 @@ def test_an_item_met_twice_is_no_leak():
 @pytest.mark.parametrize(
     ("plant", "sentence"),
     [
-        (lambda split: split._replace(train=to_histories([[1, 2, 3], [5, 6], [], [7], [4]])), "user 0 has training items beyond"),
+        (lambda split: split._replace(train=to_histories([[1, 2, 3], [5, 6], [], [7], [4]])), "user 0 has a target among the training"),
         (lambda split: split._replace(train=to_histories([[1, 2], [5, 6], [], [8], [4]])), "user 3 has training items that are not"),
-        (lambda split: split._replace(train=split.full), "user 0 has training items beyond"),
-        (lambda split: split._replace(validation=torch.tensor([2, 8])), "user 0 has a validation target"),
-        (lambda split: split._replace(test=torch.tensor([4, 8])), "user 3 has a test target"),
-        (lambda split: split._replace(users=torch.tensor([0, 1])), "user 1 has"),
+        (lambda split: split._replace(train=split.full), "user 0 has a target among the training"),
+        (
+            lambda split: split._replace(train=to_histories([[1], [5, 6], [], [7], [4]])),
+            "user 0 has training items beyond .*, or lacks some",
+        ),
+        (lambda split: split._replace(validation=Targets(torch.tensor([0, 3]), torch.tensor([1, 7]))), "user 0 has a target among"),
+        (lambda split: split._replace(validation=Targets(torch.tensor([0, 3]), torch.tensor([3, 7]))), "user 0 has a validation target"),
+        (lambda split: split._replace(test=Targets(torch.tensor([0, 3]), torch.tensor([3, 7]))), "user 3 has a test target"),
+        (lambda split: split._replace(test=Targets(torch.tensor([0, 3]), torch.tensor([3, 9]))), "user 3 has a target outside"),
+        (lambda split: split._replace(validation=split.validation._replace(users=torch.tensor([0, 1]))), "user 1 has"),
         (lambda split: split._replace(train=to_histories([[1, 2]])), "the split has 1 users"),
     ],
 )
@@ -53,23 +61,49 @@ def test_a_planted_leak_is_found(plant, sentence):
         check_no_leak(plant(leave_one_out(histories)), histories)
 
 
-def test_interactions_are_ordered_by_time_with_ties_in_source_order_and_duplicates_dropped():
-    rows = [(1, 9, 50), (0, 3, 20), (0, 5, 10), (1, 8, 50), (0, 4, 20), (0, 3, 20), (0, 3, 30), (1, 9, 50), (3, 1, 0)]
-    users, items, times = (torch.tensor(column) for column in zip(*rows))
-    ordered = histories_from_interactions(users, items, times, 4)
-    assert to_lists(ordered.histories) == [[5, 3, 4, 3], [9, 8], [], [1]]
-    assert ordered.num_duplicates == 2
+TIMES = torch.tensor([10, 20, 30, 40, 15, 16, 5, 20, 35, 31])
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), max_size=30))
-def test_ordering_agrees_with_sorted_over_a_dict(rows):
-    columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
-    ordered = histories_from_interactions(*columns.unbind(1), num_users=4)
-    distinct = list(dict.fromkeys(rows))
-    expected = [[item for _, item in sorted(((t, i) for u, i, t in distinct if u == user), key=lambda pair: pair[0])] for user in range(4)]
-    assert to_lists(ordered.histories) == expected
-    assert ordered.num_duplicates == len(rows) - len(distinct)
+def test_a_split_by_time_has_the_same_two_moments_for_all():
+    by = TimeSplit(TIMES, 20, 31)
+    split = split_by_time(to_histories(USERS), by)
+    assert to_lists(split.train) == [[1], [5, 6], [], [7], []]
+    assert split.validation.users.tolist() == [0, 3]
+    assert split.items(split.validation).tolist() == [2, 8]  # the first item of the time, not the last
+    assert split.test.users.tolist() == [0, 3]  # user 4 has nothing before it
+    assert split.items(split.test).tolist() == [4, 9]
+    check_no_leak(split, to_histories(USERS), by)
+
+
+@pytest.mark.parametrize(
+    ("plant", "sentence"),
+    [
+        (
+            lambda split: split._replace(train=to_histories([[1], [5, 6], [], [7], [4]])),
+            "user 4 has training items of the validation's time",
+        ),
+        (lambda split: split._replace(validation=Targets(torch.tensor([0]), torch.tensor([3]))), "validation target outside"),
+        (
+            lambda split: split._replace(validation=Targets(torch.tensor([0]), torch.tensor([2]))),
+            "user 0 has a validation target that is not",
+        ),
+        (lambda split: split._replace(test=split.validation), "user 0 has a test target outside its time"),
+    ],
+)
+def test_a_leak_in_time_is_found(plant, sentence):
+    histories, by = to_histories(USERS), TimeSplit(TIMES, 20, 31)
+    with pytest.raises(AssertionError, match=sentence):
+        check_no_leak(plant(split_by_time(histories, by)), histories, by)
+
+
+def test_the_moments_are_quantiles_of_all_interactions():
+    by = time_bounds(TIMES, (0.5, 0.8))
+    assert (by.validation_from, by.test_from) == (20, 35)
+    assert split_hash(to_histories(USERS), by) != split_hash(to_histories(USERS))
+    with pytest.raises(UserError, match=r"split_quantiles = \[0.5, 0.5\] .* leaves a part empty"):
+        time_bounds(TIMES, (0.5, 0.5))
+    with pytest.raises(UserError, match="leaves a part empty"):
+        time_bounds(torch.full((5,), 7), (0.5, 0.9))
 
 
 def test_popularity_counts_the_training_part_alone():

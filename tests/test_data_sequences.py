@@ -197,10 +197,10 @@ def test_evaluation_covers_each_user_once_with_the_history_of_its_part(part, use
 
 def test_evaluation_of_some_users_is_evaluation_restricted_to_them():
     data = example()
-    chosen = data.split.users[::3]
+    chosen = data.split.test.users[::3]
     batches = list(data.eval_batches("test", 7, users=chosen.flip(0)))
     assert sorted(torch.cat([batch.user_ids for batch in batches]).tolist()) == chosen.tolist()
-    targets = dict(zip(data.split.users.tolist(), data.split.test.tolist()))
+    targets = dict(zip(data.split.test.users.tolist(), data.split.items(data.split.test).tolist()))
     assert all(targets[u] == t for batch in batches for u, (t,) in zip(batch.user_ids.tolist(), batch.targets.tolist()))
     assert list(data.eval_batches("test", 7, users=torch.tensor([], dtype=torch.int64))) == []
     without = next(u for u, items in enumerate(to_lists(data.split.full)) if len(items) < 3)

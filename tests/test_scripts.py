@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 import recommend
 import train_decoder
 import train_rqvae
-from modules.runtime.config import ROOT
+from data.processed import data_config, load_corpus
+from modules.runtime.config import ROOT, resolve, run_script
 from modules.runtime.hub import load_tokenizer
 from modules.runtime.retriever import load_retriever
 from tests.runs import ITEMS, USERS, lines, run_decoder, run_rqvae
-from tests.synthetic import write_p5
+from tests.synthetic import write_embeddings, write_p5
 
 
 def test_the_rqvae_run_holds_everything_stage_two_and_a_reader_need(trained: Path) -> None:
@@ -325,3 +326,20 @@ def test_the_weights_of_the_best_look_are_kept_not_the_last(trained: Path, tmp_p
     assert best < 250
     metrics = json.loads((tmp_path / "beauty" / "metrics.json").read_text())
     assert metrics["reconstruction_loss"] == pytest.approx(looks[best], rel=1e-5)
+
+
+def test_a_split_by_time_refuses_ids_that_have_seen_its_future(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rqvae, data = tmp_path / "rqvae", tmp_path / "data"
+    made = ["configs/rqvae_synthetic.gin", f"dataset_folder={data}", f"save_dir_root={rqvae}", "iterations=2", "autoencoder_steps=1"]
+    width = resolve(train_rqvae.train, made[:1])["vae_input_dim"]
+    write_embeddings(tmp_path / "items.npy", len(load_corpus(data_config(resolve(train_rqvae.train, made[:2]))).item_keys), width=width)
+    more = ["collaborative_weight=0.5", "collaborative_dim=8", f"vae_input_dim={width + 8}", "allow_collapse=True", "device=cpu"]
+    assert run_script(train_rqvae.train, "", [*made, f"item_embeddings={tmp_path}/items.npy", *more]) == 0
+    second = [
+        "configs/decoder_synthetic.gin",
+        f"dataset_folder={data}",
+        f"pretrained_rqvae_path={rqvae}",
+        f"save_dir_root={tmp_path}/decoder",
+    ]
+    assert run_script(train_decoder.train, "", [*second, "split_by=time", "iterations=2", "device=cpu"]) == 2
+    assert "has collaborative vectors from histories split by leave-one-out" in capsys.readouterr().err

@@ -14,10 +14,10 @@ from data.processed import SeqData
 from data.schemas import PAD, SeqBatch
 from evaluate.baselines import LastItemMarkov, MostPopular
 from evaluate.metrics import sort_with_ties, target_ranks
-from evaluate.report import Evaluation, evaluate_lists, sample_table
+from evaluate.report import Evaluation, evaluate_lists, sample_table, slice_users
 from modules.runtime.device import Placement
 from modules.runtime.ranks import Ranks
-from modules.runtime.retriever import Retriever
+from modules.runtime.retriever import Retriever, Shortlist
 
 Part = Literal["validation", "test"]
 
@@ -72,11 +72,11 @@ class Judge:
         self.retriever, self.data, self.order, self.protocol, self.placement = retriever, data, order, protocol, placement
         self.ranks, self.pause = ranks or Ranks(), pause
         self.sample: Tensor | None = None
-        if protocol.users is not None and protocol.users < len(data.split.users):
+        if protocol.users is not None and protocol.users < len(data.split.validation.users):
             self.sample = self._some_users(protocol.users)
 
     def _some_users(self, count: int) -> Tensor:
-        users = self.data.split.users
+        users = self.data.split.validation.users
         generator = torch.Generator().manual_seed(self.protocol.seed)
         return users[torch.randperm(len(users), generator=generator)[:count].to(users.device)]
 
@@ -88,9 +88,9 @@ class Judge:
             self.pause()
             yield batch
 
-    def _search(self, batch: SeqBatch, filter_history: bool) -> Lists:
+    def _search(self, batch: SeqBatch, filter_history: bool, among: Shortlist | None = None) -> Lists:
         with self.placement.autocast():
-            found = self.retriever.search(batch, self.protocol.beam_size, batch.seen if filter_history else None)
+            found = (among or self.retriever).search(batch, self.protocol.beam_size, batch.seen if filter_history else None)
         ranked = sort_with_ties(found.item_ids, found.log_probs, self.order)
         return Lists(pad_to(ranked, self.protocol.width), pad_to(found.tuples, self.protocol.width), batch.targets[:, 0])
 
@@ -112,15 +112,46 @@ class Judge:
         own = [Lists(*(field.cpu() for field in self._search(batch, filter_history))) for batch in self._batches(part, sample, progress)]
         shares = self.ranks.gather(own)
         evaluation = None
-        if self.ranks.main:  # the order of one process: batch i is number i // count of process i % count
-            count = self.ranks.count
-            in_order = [shares[i % count][i // count] for i in range(sum(map(len, shares)))]
-            ranked, tuples, targets = (torch.cat(field) for field in zip(*in_order))
+        if self.ranks.main:
+            ranked, tuples, targets = self._in_order(shares)
             of_targets = self.retriever.tokenizer.tuples_of(targets.to(self.placement.device)).cpu()
             evaluation = evaluate_lists(ranked, targets, part, filter_history, self.protocol.cutoffs, tuples, of_targets)
         shared = self.ranks.from_main(evaluation)
         assert shared is not None
         return shared
+
+    @torch.no_grad()
+    def unseen(self, part: Part, rows: list[tuple[str, Evaluation]]) -> list[tuple[str, Evaluation]]:
+        """The rows for the users whose item training never saw, and the model's when it may find such items only; [] without such users.
+
+        Every process must call it.
+        """
+        targets = self.data.split.validation if part == "validation" else self.data.split.test
+        cold = self.data.popularity == 0
+        users = targets.users[cold[self.data.split.items(targets)]]
+        if not len(users):
+            return []
+        barred, cutoffs, shortlist = (
+            self.protocol.filter_history,
+            self.protocol.cutoffs,
+            Shortlist(self.retriever, cold.nonzero().flatten()),
+        )
+        own = list(self.data.eval_batches(part, self.protocol.batch_size, users))[self.ranks.index :: self.ranks.count]
+        shares = self.ranks.gather([Lists(*(field.cpu() for field in self._search(batch, barred, shortlist))) for batch in own])
+        among = "whose item training never saw"
+        sliced = [(name, slice_users(evaluation, cold.cpu()[evaluation.targets], among, cutoffs)) for name, evaluation in rows]
+        if self.ranks.main:
+            ranked, _, items = self._in_order(shares)
+            only = evaluate_lists(ranked, items, part, barred, cutoffs)._replace(among=among)
+            sliced.insert(1, ("TIGER among such items only", only))
+        return sliced
+
+    def _in_order(self, shares: list[list[Lists]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Lists, tuples and targets in the order of one process: batch i is number i // count of process i % count."""
+        count = self.ranks.count
+        in_order = [shares[i % count][i // count] for i in range(sum(map(len, shares)))]
+        ranked, tuples, targets = (torch.cat(field) for field in zip(*in_order))
+        return ranked, tuples, targets
 
     def baselines(self, part: Part, filter_history: bool) -> list[tuple[str, Evaluation]]:
         """Most popular, and the items that most often followed the last one, on all users; both counted on the training part."""

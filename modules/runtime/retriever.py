@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from data.cache import write_whole
-from data.schemas import SeqBatch, UserError
+from data.schemas import PAD, SeqBatch, UserError
 from modules.decoding import SearchResult
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.runtime.checkpoint import WEIGHTS, load_weights
 from modules.tokenizer.semids import SemanticIdTokenizer
+from modules.tokenizer.trie import PrefixTrie
 
 
 class Retriever(NamedTuple):
@@ -28,6 +29,29 @@ class Retriever(NamedTuple):
         """The ``beam_size`` best items of every history but those in ``seen`` [B, S]; ``tuples`` are those before the collision code."""
         tokenized = self.tokenizer(batch)
         return self.model.generate_next_sem_id(tokenized, self.tokenizer.trie, beam_size, seen, self.tokenizer.num_levels)
+
+
+class Shortlist:
+    """A retriever that can only find some of the items, such as those that training never saw; one more trie, the same model.
+
+    Args:
+        retriever: finds all items.
+        items: [J] their rows, at least one.
+    """
+
+    def __init__(self, retriever: Retriever, items: Tensor) -> None:
+        tokenizer = retriever.tokenizer
+        self.retriever, self.items = retriever, items.to(tokenizer.sem_ids.device)
+        self.trie = PrefixTrie(tokenizer.sem_ids[self.items], tokenizer.vocab_sizes)
+        self.row = torch.full((len(tokenizer.sem_ids),), PAD, device=self.items.device)
+        self.row[self.items] = torch.arange(len(items), device=self.items.device)
+
+    def search(self, batch: SeqBatch, beam_size: int, seen: Tensor | None) -> SearchResult:
+        """As ``Retriever.search``; ``item_ids`` are rows of the whole catalogue, ``tuples`` nodes of this list's own trie."""
+        model, tokenizer, _ = self.retriever
+        barred = None if seen is None else torch.where(seen == PAD, PAD, self.row[seen.clamp(min=0)])
+        found = model.generate_next_sem_id(tokenizer(batch), self.trie, beam_size, barred, tokenizer.num_levels)
+        return found._replace(item_ids=torch.where(found.item_ids == PAD, PAD, self.items[found.item_ids.clamp(min=0)]))
 
 
 def describe_retriever(folder: Path, config: DecoderConfig, tokenizer: SemanticIdTokenizer, titles: Sequence[str], begun: bool) -> None:

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 
-from data.p5 import SPLITS
-from data.processed import RecDataset
+from data.processed import SPLITS, data_config, data_mistakes
 from data.schemas import UserError
 from modules.runtime.hub import check_push
 from modules.runtime.spelling import did_you_mean, one_of
@@ -18,9 +17,12 @@ def shared_mistakes(settings: Mapping[str, object], pushed: str, shape: Callable
         pushed: what the script shares, "vae" or "decoder", as its parameters are named.
         shape: makes the model's config from the parameters, and refuses what cannot be.
     """
-    split = str(settings["dataset_split"])
-    if settings["dataset"] is RecDataset.AMAZON and split not in SPLITS:
-        yield f"train.dataset_split is {split!r}; train.dataset AMAZON has {one_of(SPLITS)}{did_you_mean(split, SPLITS)}"
+    data = data_config(settings)
+    known = SPLITS.get(data.dataset, (data.split,))
+    if data.split not in known:
+        near = did_you_mean(data.split, known)
+        yield f"train.dataset_split is {data.split!r}; train.dataset {data.dataset.name} has {one_of(known)}{near}"
+    yield from data_mistakes(data)
     if settings["amp"] and settings["mixed_precision_type"] == "fp16" and settings["device"] in ("cpu", "mps"):
         yield f"train.mixed_precision_type = 'fp16' is for CUDA and train.device is {settings['device']!r}; set it to 'bf16'"
     if settings["wandb_logging"] and find_spec("wandb") is None:

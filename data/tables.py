@@ -1,0 +1,363 @@
+"""Tables from files that are not trusted: csv, tsv, jsonl, parquet and lines with any separator, with a place for every complaint.
+
+A ``Table`` knows where each of its rows stands, so that whoever finds one wrong can name file and line. The whole of a file is read by
+polars; a file that polars refuses is gone through once more, record by record, to find the line.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from data.schemas import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MAX_FIELD = 1 << 24
+"""Characters of one field of a csv that the search for a bad line goes through."""
+
+
+TYPED = re.compile(r":(token|float)(_seq)?$")
+"""What RecBole's atomic files write behind a column's name."""
+
+
+class Table(NamedTuple):
+    """Rows of a file, and the place of each."""
+
+    path: Path
+    frame: "pl.DataFrame"
+    place: Callable[[int], str]  # row -> "file:line"
+
+    def first(self, condition: "pl.Expr", what: str) -> Iterator[str]:
+        """A sentence for the first row of which the condition holds; ``what`` continues a sentence that begins with its place."""
+        rows = self.frame.select(condition.fill_null(False).arg_true().alias("row"))["row"]
+        if len(rows):
+            more = f" ({len(rows):,} such lines)" if len(rows) > 1 else ""
+            yield f"{self.place(int(rows[0]))} {what}{more}"
+
+    def refuse_first(self, condition: "pl.Expr", what: str) -> None:
+        """Raises such a sentence."""
+        refuse(self.first(condition, what))
+
+    def with_frame(self, frame: "pl.DataFrame") -> "Table":
+        """Returns the same rows with other columns."""
+        return self._replace(frame=frame)
+
+
+def refuse(sentences: Iterable[str]) -> None:
+    """Raises all sentences together, if there are any."""
+    found = list(sentences)
+    if found:
+        raise UserError(*found)
+
+
+def check_file(path: Path, expected: str) -> None:
+    """Raises where a file is missing, is something else, cannot be read or is empty; ``expected`` says what it should be."""
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; expected {expected}; give the file itself")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}; expected {expected}; put it there") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); expected {expected}; mend its permissions") from error
+    if empty:
+        raise UserError(f"{path} is empty; expected {expected}; fetch or write it again")
+
+
+def check_header(path: Path, names: Sequence[str], needed: Sequence[str], expected: str, separated: bool = True) -> None:
+    """Raises where a needed column is absent or one stands there twice; not ``separated``: the first line has no separator at all."""
+    absent = [name for name in needed if name not in names]
+    if absent or len(set(names)) < len(names):
+        what = f"lacks the column {absent[0]}" if absent else "names a column twice"
+        raise UserError(f"{path}:1 {what}{'' if separated else ' and has no separator'}; expected {expected}; mend the header")
+
+
+def decode(path: Path, encoding: str, expected: str) -> str:
+    """Returns a file's text, or names the first line that is in another encoding."""
+    content = path.read_bytes()
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(f"{path}:{content.count(NEWLINE, 0, error.start) + 1}", expected) from error
+
+
+NEWLINE = b"\n"
+
+
+def _not_utf8(place: str, expected: str) -> UserError:
+    return UserError(f"{place} is not UTF-8; expected {expected} in UTF-8; convert it")
+
+
+def read_lines(path: Path, separator: str, needed: Sequence[str], expected: str, encoding: str = "utf-8-sig", header: bool = True) -> Table:
+    """Reads lines of fields without quotes as text columns.
+
+    Args:
+        path: the file.
+        separator: between fields, one or more characters.
+        needed: columns that must be there; without a header, all columns in their order.
+        expected: says in errors what the file should be.
+        encoding: "latin-1" refuses nothing.
+        header: the first line has the columns' names, with or without RecBole's types behind them.
+
+    Raises:
+        UserError: no such file, another encoding, a header that lacks a column, or a line with another number of fields.
+    """
+    import polars as pl
+
+    check_file(path, expected)
+    text = decode(path, encoding, expected)
+    if not text.strip():
+        raise UserError(f"{path} is empty; expected {expected}; fetch or write it again")
+    lines = text.removesuffix("\n").split("\n")
+    names = list(needed)
+    if header:
+        first = lines.pop(0)
+        names = [TYPED.sub("", field).strip() for field in first.removesuffix("\r").split(separator)]
+        check_header(path, names, needed, expected, separator in first)
+        if not lines:
+            raise UserError(f"{path} has a header and no rows; expected {expected}, one line for each row")
+    offset = 2 if header else 1
+    table = Table(path, pl.DataFrame({"text": lines}, schema={"text": pl.String}), lambda row: f"{path}:{row + offset}")
+    table = table.with_frame(table.frame.with_columns(pl.col("text").str.strip_suffix("\r")))
+    count = pl.col("text").str.count_matches(separator, literal=True) != len(names) - 1
+    shown = "tab-separated" if separator == "\t" else f"{separator!r}-separated"
+    table.refuse_first(count, f"does not have {len(names)} {shown} fields ({', '.join(names)}); expected {expected}; mend the line")
+    fields = pl.col("text").str.split_exact(separator, len(names) - 1).struct.rename_fields(names)
+    return table.with_frame(table.frame.select(fields.alias("fields")).unnest("fields"))
+
+
+def read_csv(
+    path: Path,
+    needed: Sequence[str],
+    expected: str,
+    types: "Mapping[str, pl.DataType | type[pl.DataType]] | None" = None,
+    header: bool = True,
+) -> Table:
+    """Reads comma-separated values with quotes, by polars' streaming engine.
+
+    Args:
+        path: the file.
+        needed: columns that must be there; without a header, all columns in their order.
+        expected: says in errors what the file should be.
+        types: the only columns to read, numbers as numbers; None reads all as text.
+        header: the first line has the names.
+
+    Raises:
+        UserError: no such file, another encoding, a header that lacks a column, or a record that does not fit.
+    """
+    import polars as pl
+
+    check_file(path, expected)
+    names = list(needed)
+    if header:
+        names = csv_header(path, needed, expected)
+    kept = list(types) if types else names
+    overrides = {name: types[name] if types else pl.String for name in kept}
+    schema = {name: overrides.get(name, pl.String) for name in names}
+    try:
+        scan = pl.scan_csv(path, has_header=header, schema=schema, infer_schema=False)
+        frame = scan.select(kept).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        _explain_csv(path, names, overrides, expected, header, str(error))
+    table = Table(path, frame, lambda row: f"{path}:{_line_of_record(path, row, header)}")
+    if not len(frame):
+        raise UserError(f"{path} has {'a header and ' if header else ''}no rows; expected {expected}, one line for each row")
+    for name in (name for name in needed if name in kept):
+        if frame[name].null_count():
+            table.refuse_first(pl.col(name).is_null(), f"has no {name}; expected {expected}; mend the line")
+    return table
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line on which the record ends, fields) of a csv; blank lines give no fields."""
+    csv.field_size_limit(MAX_FIELD)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.reader(file)
+        for record in reader:
+            yield reader.line_num, record
+
+
+def csv_header(path: Path, needed: Sequence[str], expected: str) -> list[str]:
+    """Returns the names on the first line of a csv; raises as ``read_csv`` does."""
+    check_file(path, expected)
+    with path.open("rb") as file:
+        first = file.readline(1 << 20)
+    if not first.strip():
+        raise UserError(f"{path}:1 is blank; expected {expected}; mend the header")
+    try:
+        text = first.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(f"{path}:1", expected) from error
+    try:
+        names = next(csv.reader([text]))
+    except csv.Error as error:
+        raise UserError(f"{path}:1 is not a header ({error}); expected {expected}; mend the header") from error
+    check_header(path, names, needed, expected, "," in text)
+    return names
+
+
+def _line_of_record(path: Path, row: int, header: bool) -> int:
+    try:
+        for number, (line, _) in enumerate(_records(path)):
+            if number == row + header:
+                return line
+    except csv.Error:
+        pass
+    return row + 1 + header
+
+
+def _explain_csv(path: Path, names: Sequence[str], types: Mapping[str, object], expected: str, header: bool, said: str) -> NoReturn:
+    """Raises for the first record that does not fit; where none is found, with what polars said."""
+    import polars as pl
+
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(f"{path}:{number}", expected) from error
+    number = 0
+    numeric = [(index, name, types[name].is_integer()) for index, name in enumerate(names) if types.get(name, pl.String) != pl.String]
+    try:
+        for record_number, (number, record) in enumerate(_records(path)):
+            if header and record_number == 0:
+                continue
+            if len(record) > len(names):
+                raise UserError(f"{path}:{number} has {len(record)} fields, not {len(names)}; expected {expected}; mend the line")
+            for index, name, whole in numeric:
+                if index < len(record) and record[index] and not _is_number(record[index], whole):
+                    kind = "a whole number" if whole else "a number"
+                    raise UserError(f"{path}:{number} has {record[index]!r:.60} for {name}; expected {kind}; mend the line")
+    except csv.Error as error:
+        raise UserError(f"{path}:{number + 1} is not csv ({error}); expected {expected}; mend the line") from error
+    raise UserError(f"{path} is not a csv that can be read ({said.strip().splitlines()[0][:120]}); expected {expected}; mend the file")
+
+
+def _is_number(text: str, whole: bool) -> bool:
+    if whole:
+        return re.fullmatch(r"[+-]?\d{1,18}", text) is not None
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text and text == text.strip()
+
+
+def read_jsonl(path: Path, needed: Sequence[str], expected: str) -> Table:
+    """Reads one JSON object a line; blank lines are passed over. Columns keep the types that polars finds in them.
+
+    Raises:
+        UserError: no such file, a line that is no JSON object, or one that lacks a needed key.
+    """
+    import polars as pl
+
+    check_file(path, expected)
+    frame = None
+    try:
+        frame = pl.read_ndjson(path, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError):
+        frame = _parse_json_lines(path, expected)
+
+    def place(row: int) -> str:
+        filled = [number for number, line in enumerate(path.read_bytes().split(NEWLINE), start=1) if line.strip()]
+        return f"{path}:{filled[row]}" if row < len(filled) else f"{path}, row {row + 1}"
+
+    table = Table(path, frame, place)
+    if not len(frame):
+        raise UserError(f"{path} has no rows; expected {expected}")
+    absent = [name for name in needed if name not in frame.columns]
+    if absent:
+        raise UserError(f"{path}:1 lacks the key {absent[0]}; expected {expected}; mend the file")
+    for name in needed:
+        table.refuse_first(pl.col(name).is_null(), f"has no {name}; expected {expected}; mend the line")
+    return table
+
+
+def _parse_json_lines(path: Path, expected: str) -> "pl.DataFrame":
+    """The slow way, for a file whose values change their type from line to line, or that has a bad line; values become text."""
+    import polars as pl
+
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(NEWLINE), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise _not_utf8(f"{path}:{number}", expected) from error
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}:{number} is not JSON; expected {expected}; mend the line") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{path}:{number} is not a JSON object; expected {expected}; mend the line")
+            rows.append({name: _plain(value) for name, value in row.items()})
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pl.DataFrame({name: [row.get(name) for row in rows] for name in names}, schema=dict.fromkeys(names, pl.String))
+
+
+def _plain(value: object) -> str | None:
+    if value is None:
+        return None
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.encode("utf-8", "replace").decode()  # JSON can hold halves of characters
+
+
+def read_parquet(path: Path, needed: Sequence[str], expected: str) -> Table:
+    """Reads a parquet file.
+
+    Raises:
+        UserError: no such file, not parquet, or a needed column is missing or has gaps.
+    """
+    import polars as pl
+
+    check_file(path, expected)
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError, pl.exceptions.PanicException) as error:
+        raise UserError(f"{path} is not a parquet file that can be read; expected {expected}; write it again") from error
+    absent = [name for name in needed if name not in frame.columns]
+    if absent:
+        raise UserError(f"{path} lacks the column {absent[0]}; expected {expected}; mend the file")
+    table = Table(path, frame, lambda row: f"{path}, row {row + 1}")
+    if not len(frame):
+        raise UserError(f"{path} has no rows; expected {expected}")
+    for name in needed:
+        table.refuse_first(pl.col(name).is_null(), f"has no {name}; expected {expected}; mend the row")
+    return table
+
+
+def parse_numbers(table: Table, name: str, whole: bool = False) -> "pl.Series":
+    """Returns a column as whole numbers where every value is one, else as fractions.
+
+    Args:
+        table: has the column as text or as numbers.
+        name: the column.
+        whole: refuse fractions.
+
+    Raises:
+        UserError: a value that is missing, no number, NaN or infinite.
+    """
+    import polars as pl
+
+    column = table.frame[name]
+    if column.dtype.is_integer() and column.null_count() == 0:
+        return column
+    if column.dtype.is_temporal():
+        column = column.cast(pl.Datetime("us"), strict=False).dt.epoch("us") / 1_000_000
+    elif column.dtype == pl.String:
+        column = column.str.strip_chars()
+    exact = column.cast(pl.Int64, strict=False) if not column.dtype.is_float() else column
+    if exact.dtype == pl.Int64 and exact.null_count() == 0:
+        return exact
+    if not (column.dtype.is_numeric() or column.dtype == pl.String):
+        raise UserError(f"{table.path}: {name} holds {column.dtype}; expected numbers; mend the file")
+    numbers = column if column.dtype.is_float() else column.cast(pl.Float64, strict=False)
+    bad = (~numbers.is_finite()).fill_null(True)
+    if whole:
+        bad |= numbers != numbers.round()
+    checked = table.with_frame(pl.DataFrame({"bad": bad}))
+    checked.refuse_first(pl.col("bad"), f"has a {name} that is no {'whole ' if whole else ''}number; mend the line")
+    return numbers.cast(pl.Int64) if whole else numbers
