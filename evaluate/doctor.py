@@ -41,7 +41,7 @@ class Cure(NamedTuple):
 
 CENTRE = Cure("vae_input_norm", '"center_unit"', "none")
 KMEANS = Cure("use_kmeans_init", "True", False)
-REVIVE = Cure("vae_dead_code_steps", "100", 0)
+REVIVE = Cure("vae_dead_code_steps", "50", 0)
 
 
 def collapse_warnings(

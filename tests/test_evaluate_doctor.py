@@ -29,11 +29,11 @@ def test_a_healthy_tokenizer_gets_one_line() -> None:
 
 AILMENTS = {
     "codebook collapse at level 1": ({"usage": [1.0, 0.01, 1.0]}, "train.use_kmeans_init = True"),
-    "low usage at level 2": ({"usage": [1.0, 1.0, 0.79], "perplexity": [200.0, 200.0, 150.0]}, "train.vae_dead_code_steps = 100"),
+    "low usage at level 2": ({"usage": [1.0, 1.0, 0.79], "perplexity": [200.0, 200.0, 150.0]}, "train.vae_dead_code_steps = 50"),
     "uneven use of level 0": ({"perplexity": [100.0, 200.0, 200.0]}, 'train.vae_input_norm = "center_unit"'),
     "many collisions: 21.0%": ({"collision_rate": 0.21}, "train.vae_n_layers = 4"),
     "one giant group: 130 items": ({"largest_group": 130}, "titles"),
-    "level 2 carries nothing": ({"residual_norms": [1.3, 0.4, 0.3, 0.295]}, "train.vae_dead_code_steps = 100"),
+    "level 2 carries nothing": ({"residual_norms": [1.3, 0.4, 0.3, 0.295]}, "train.vae_dead_code_steps = 50"),
     "level 2 tells nothing apart": ({"branching": [256.0, 40.0, 1.01]}, "train.vae_n_layers = 2"),
     "near-random prefixes": ({"neighbours": NeighboursKept(None, 0.0012, 10 / 11_999, 1000)}, "train.use_kmeans_init = True"),
 }
@@ -57,7 +57,7 @@ def test_the_thresholds_themselves_are_healthy() -> None:
 def test_a_cure_that_is_in_place_is_not_named_and_the_next_one_is() -> None:
     low = patient(usage=[1.0, 1.0, 0.5], perplexity=[200.0, 200.0, 100.0])
     taken = {"use_kmeans_init": True, "vae_input_norm": "standardize", "vae_dead_code_steps": 0}
-    assert "; set train.vae_dead_code_steps = 100." in diagnose(low, taken)[0]
+    assert "; set train.vae_dead_code_steps = 50." in diagnose(low, taken)[0]
     assert "; set train.vae_codebook_size = 128." in diagnose(low, taken | {"vae_dead_code_steps": 50})[0]
 
 
