@@ -32,9 +32,10 @@ from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
+from modules.runtime.coders import read_config
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, place, set_seed
-from modules.runtime.hub import find_snapshot, push, read_config
+from modules.runtime.hub import find_snapshot, push
 from modules.runtime.judge import Judge, Part, Protocol
 from modules.runtime.ranks import Ranks
 from modules.runtime.retriever import Retriever, describe_retriever

@@ -15,11 +15,9 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spins slows every busy process beside it on a CPU
 
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -35,21 +33,23 @@ from evaluate.doctor import collapse_warnings, diagnose
 from evaluate.plots import loss_plot
 from evaluate.quality import quality_values
 from init.kmeans import Shard
-from modules.loss import reconstruction_loss
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
-from modules.runtime.appraise import appraise
+from modules.runtime.appraise import appraise, mean_reconstruction, reconstruction_sum
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
+from modules.runtime.coders import describe_stage_one, read_config
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, on_device, place, set_seed
-from modules.runtime.hub import find_snapshot, push, read_config
+from modules.runtime.hub import find_snapshot, push
 from modules.runtime.ranks import Ranks
+from modules.runtime.rows import index_batches, split_items, where_it_fits
 from modules.runtime.rules import shared_mistakes
 from modules.runtime.run import Run
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.scheduler import learning_rate_factor
-from modules.tokenizer.direct import DirectConfig, DirectTokenizer, direct_tokenizer
+from modules.tokenizer.direct import DirectConfig, DirectTokenizer
+from modules.tokenizer.kinds import direct_tokenizer
 from modules.tokenizer.semids import SemanticIdTokenizer
 from modules.upkeep import Upkeep
 
@@ -373,57 +373,6 @@ def check_width(embeddings: Tensor, expected: int, appended: int) -> None:
         )
 
 
-def split_items(embeddings: Tensor, do_eval: bool, seed: int) -> tuple[Tensor, Tensor | None]:
-    """All rows for training, or 95 % of them and a held-out rest."""
-    if not do_eval:
-        return embeddings, None
-    order = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(seed))
-    count = max(1, len(embeddings) // 20)
-    return embeddings[order[count:]], embeddings[order[:count]]
-
-
-def where_it_fits(items: Tensor, device: torch.device) -> Tensor:
-    """The catalogue on the device, where a step draws its rows by index, unless it would fill more than a quarter of what is free there."""
-    if device.type == "cuda" and items.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
-        return items
-    return items.to(device)
-
-
-def describe_stage_one(run: Run, config: RqVaeConfig | DirectConfig, items: ItemData) -> None:
-    """Writes config.json: the tokenizer's shape and the hash of the embeddings it is trained on.
-
-    Raises:
-        UserError: the directory was trained on other embeddings, as when the file of the same name was changed since.
-    """
-    path = run.folder / "config.json"
-    before = read_config(run.folder).get("embeddings_hash") if run.begun and path.exists() else None
-    if before is not None and before != items.embeddings_hash:
-        raise UserError(
-            f"the run in {run.folder} was begun on other item embeddings than there are now; "
-            "set train.resume = False or another train.save_dir_root to train on the new ones"
-        )
-    shape = {"rqvae": asdict(config) | {"mode": config.mode.name}} if isinstance(config, RqVaeConfig) else {"direct": asdict(config)}
-    known = {"embeddings_hash": items.embeddings_hash, "collaborative_weight": run.settings["collaborative_weight"]}
-    run.write(path.name, json.dumps({**shape, **known}, indent=1))
-
-
-def index_batches(num_items: int, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Tensor]:
-    """The rows of a step as a function of the step alone, pass after pass over a seeded permutation: a resumed run draws the same."""
-    size = min(batch_size, num_items)
-    per_pass = num_items // size
-    cached: tuple[int, Tensor] | None = None
-
-    def rows(step: int) -> Tensor:
-        nonlocal cached
-        number, position = divmod(step, per_pass)
-        if cached is None or cached[0] != number:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            cached = (number, on_device(torch.randperm(num_items, generator=generator), device))
-        return cached[1][position * size : (position + 1) * size]
-
-    return rows
-
-
 class Objective(nn.Module):
     """The loss of a step, with the quantizer or, before the codebooks start, without; one module, as several processes need it.
 
@@ -585,23 +534,6 @@ def finish(
         print(f"doctor   {line}")
     print(f"saved    {run.folder}")
     return health
-
-
-def mean_reconstruction(coder: RqVae | DirectTokenizer, items: Tensor) -> float | None:
-    """Reconstruction loss over ``items`` [I, E]; None for codes from which nothing can be reconstructed."""
-    if isinstance(coder, DirectTokenizer) and not coder.codebooks():
-        return None
-    return reconstruction_sum(coder, items).item() / len(items)
-
-
-def reconstruction_sum(coder: RqVae | DirectTokenizer, items: Tensor, chunk_size: int = 16384) -> Tensor:
-    """Reconstruction loss summed over ``items`` [I, E], a chunk at a time."""
-    sums = []
-    categorical = coder.config.n_cat_feats if isinstance(coder, RqVae) else 0
-    for chunk in items.split(chunk_size):
-        chunk = chunk.to(coder.input_mean.device)
-        sums.append(reconstruction_loss(coder.reconstruct(chunk), coder.normalize(chunk), categorical) * len(chunk))
-    return torch.stack(sums).sum()
 
 
 if __name__ == "__main__":

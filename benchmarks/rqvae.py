@@ -41,10 +41,11 @@ from init.kmeans import kmeans
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.device import Placement, on_device, place
 from modules.runtime.ranks import Ranks
+from modules.runtime.rows import index_batches
 from modules.runtime.run import Run, environment
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.tokenizer.semids import collision_codes, seeded_order
-from train_rqvae import Objective, index_batches
+from train_rqvae import Objective
 
 BEAUTY, BATCH, FOREVER = 12_101, 1024, 10**9
 CONFIG = RqVaeConfig()

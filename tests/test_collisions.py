@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from data.schemas import UserError
 from modules.tokenizer.collisions import collision_codes, reassign_collisions
-from modules.tokenizer.direct import DirectConfig, direct_tokenizer
+from modules.tokenizer.direct import DirectConfig
+from modules.tokenizer.kinds import direct_tokenizer
 from modules.tokenizer.semids import SemanticIdTokenizer, TokenizerInfo, seeded_order
 from tests.test_semids import keys_of
 

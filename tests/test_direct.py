@@ -5,7 +5,8 @@ import torch
 
 from data.schemas import UserError
 from modules.rqvae import RqVae, RqVaeConfig
-from modules.tokenizer.direct import KINDS, DirectConfig, DirectTokenizer, direct_tokenizer
+from modules.tokenizer.direct import KINDS, DirectConfig, DirectTokenizer
+from modules.tokenizer.kinds import direct_tokenizer
 from tests.test_rqvae import catalogue
 
 SHAPE = {"input_dim": 32, "codebook_size": 16, "num_levels": 3}

@@ -17,15 +17,13 @@ from data.schemas import PAD, SeqBatch, UserError
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVaeConfig
 from modules.runtime.card import read_settings, without_local_paths
+from modules.runtime.coders import TrainedTokenizer, load_tokenizer, restored
 from modules.runtime.config import run_script
 from modules.runtime.hub import (
-    TrainedTokenizer,
     check_repo_name,
     find_snapshot,
     from_pretrained,
-    load_tokenizer,
     push,
-    restored,
     save_pretrained,
 )
 from modules.runtime.retriever import Retriever, load_retriever

@@ -15,8 +15,8 @@ import recommend
 import train_decoder
 import train_rqvae
 from data.processed import data_config, load_corpus
+from modules.runtime.coders import load_tokenizer
 from modules.runtime.config import ROOT, resolve, run_script
-from modules.runtime.hub import load_tokenizer
 from modules.runtime.retriever import load_retriever
 from tests.runs import ITEMS, USERS, lines, run_decoder, run_rqvae
 from tests.synthetic import write_embeddings, write_p5

@@ -12,6 +12,7 @@ from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.device import Placement, on_device
 from modules.runtime.ranks import Ranks
+from modules.runtime.rows import index_batches
 from modules.runtime.run import Run
 from modules.runtime.trainer import Plan, Trainer
 
@@ -50,7 +51,7 @@ def test_a_step_waits_for_nothing(switches: dict, temperature: float | None, tmp
     placement = Placement(torch.device("cpu"), None, "")
     run = Run(str(tmp_path), "run", {"resume": True, "run_name": None})
     trainer = Trainer(run, model, train_rqvae.Objective(model), optimizer, plan, placement, Ranks(), {})
-    rows = train_rqvae.index_batches(len(items), 16, 0, items.device)
+    rows = index_batches(len(items), 16, 0, items.device)
 
     def share(micro: int, step: int = 0):
         return trainer.objective(on_device(items.index_select(0, rows(step)), placement.device), temperature)

@@ -14,6 +14,7 @@ from evaluate.maps import latent_map, prefix_tree
 from evaluate.plots import codebook_plot
 from evaluate.quality import TokenizerQuality, tokenizer_quality
 from evaluate.semantics import sample_rows
+from modules.loss import reconstruction_loss
 from modules.rqvae import RqVae
 from modules.tokenizer.direct import DirectTokenizer
 from modules.tokenizer.semids import SemanticIdTokenizer
@@ -91,3 +92,22 @@ def _reconstruction(coder: RqVae | DirectTokenizer, embeddings: Tensor, seed: in
     if rebuilt is None:
         return None
     return reconstruction_quality(coder.normalize(items)[:, : coder.num_dense].cpu(), rebuilt[:, : coder.num_dense].cpu())
+
+
+def mean_reconstruction(coder: RqVae | DirectTokenizer, items: Tensor) -> float | None:
+    """Reconstruction loss over ``items`` [I, E]; None for codes from which nothing can be reconstructed."""
+    summed = reconstruction_sum(coder, items)
+    return None if summed is None else summed.item() / len(items)
+
+
+def reconstruction_sum(coder: RqVae | DirectTokenizer, items: Tensor, chunk_size: int = 16384) -> Tensor | None:
+    """Reconstruction loss summed over ``items`` [I, E], a chunk at a time; None as above."""
+    sums = []
+    categorical = coder.config.n_cat_feats if isinstance(coder, RqVae) else 0
+    for chunk in items.split(chunk_size):
+        chunk = chunk.to(coder.input_mean.device)
+        rebuilt = coder.reconstruct(chunk)
+        if rebuilt is None:
+            return None
+        sums.append(reconstruction_loss(rebuilt, coder.normalize(chunk), categorical) * len(chunk))
+    return torch.stack(sums).sum()

@@ -4,38 +4,24 @@ Nothing is unpickled (weights and tables are safetensors, the rest is text), and
 `hf auth login` or HF_TOKEN, or there is none. A path on this machine always wins over a name on the hub.
 """
 
-import json
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar, get_type_hints
+from typing import Literal
 
 import torch
 
 from data.cache import write_whole
 from data.schemas import UserError
-from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.card import model_card, without_local_paths
-from modules.runtime.checkpoint import WEIGHTS, load_weights
+from modules.runtime.checkpoint import WEIGHTS
+from modules.runtime.coders import TrainedTokenizer, load_tokenizer, read_config
 from modules.runtime.retriever import Retriever, load_retriever
-from modules.runtime.values import coerce
-from modules.tokenizer.direct import DirectConfig, DirectTokenizer, direct_tokenizer
-from modules.tokenizer.semids import SemanticIdTokenizer
 
 BINARY = (WEIGHTS, "tokenizer.safetensors")
 TEXTS = ("config.json", "tokenizer.json", "titles.json", "config.gin", "metrics.json", "environment.json")
 OPTIONAL = ("titles.json",)
 """Written by stage 2 only."""
-Config = TypeVar("Config", RqVaeConfig, DirectConfig)
-
-
-class TrainedTokenizer(NamedTuple):
-    """What a run of stage 1 gives."""
-
-    model: RqVae | DirectTokenizer
-    tokenizer: SemanticIdTokenizer
 
 
 def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:
@@ -80,43 +66,6 @@ def from_pretrained(name: str, device: torch.device | str = "cpu") -> TrainedTok
     """
     folder = find_snapshot(name)
     return load_tokenizer(folder, device) if "decoder" not in read_config(folder) else load_retriever(folder, device)
-
-
-def load_tokenizer(folder: Path, device: torch.device | str = "cpu") -> TrainedTokenizer:
-    """Reads a run of stage 1; the codes of its model are those of its tokenizer.
-
-    Raises:
-        UserError: not such a run, or a damaged one.
-    """
-    rqvae, direct = (read_config(folder).get(kind) for kind in ("rqvae", "direct"))
-    coder: RqVae | DirectTokenizer
-    if isinstance(rqvae, dict):
-        coder = RqVae(restored(rqvae, RqVaeConfig))
-    elif isinstance(direct, dict):
-        coder = direct_tokenizer(restored(direct, DirectConfig))
-    else:
-        raise UserError(f"{folder} is not a run of train_rqvae.py; give the directory that it printed as 'run'")
-    load_weights(coder, folder / WEIGHTS)
-    return TrainedTokenizer(coder.to(device).eval(), SemanticIdTokenizer.load(folder).to(device))
-
-
-def restored(described: Mapping[str, object], kind: type[Config]) -> Config:
-    """The config that config.json describes, Enum and tuples restored; a field that it lacks keeps its default.
-
-    Raises:
-        UserError: a key or a value that this version does not know.
-    """
-    hints = get_type_hints(kind)
-    unknown = described.keys() - {field.name for field in fields(kind)}
-    if unknown:
-        raise UserError(
-            f"config.json has keys that this version does not know: {', '.join(sorted(unknown))}; use the version that wrote it"
-        )
-    try:
-        values = {name: coerce(value, hints[name]) for name, value in described.items()}
-        return kind(**values)  # type: ignore[arg-type]  # coerce gave every field its type
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"config.json cannot be read ({error}); use the version that wrote it") from error
 
 
 def find_snapshot(name: str, split: str | None = None, stage: Literal["rqvae", "decoder"] | None = None) -> Path:
@@ -210,16 +159,6 @@ def _download(name: str) -> Path:
         raise UserError(
             f"{name} is no directory here and cannot be had from the hub ({_first_line(error)}); correct the name, "
             "log in with `hf auth login` or HF_TOKEN if it is private, or give a run directory on this machine"
-        ) from error
-
-
-def read_config(folder: Path) -> dict[str, object]:
-    """A run's config.json."""
-    try:
-        return dict(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{folder} is not a run of train_rqvae.py or train_decoder.py ({error}); give the directory printed as 'run'"
         ) from error
 
 
