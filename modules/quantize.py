@@ -174,7 +174,7 @@ class Quantize(nn.Module):
         """Squared distances [.., K] of residuals [.., D] to the codewords; with cosine 2 - 2 cos."""
         compared = self._compared(residual.reshape(-1, residual.shape[-1]))
         distances = self._distances(compared, self.codewords()) + compared.square().sum(1, keepdim=True)
-        return distances.clamp_min(0).reshape(*residual.shape[:-1], -1)
+        return distances.clamp_min(0).reshape(*residual.shape[:-1], self.codebook_size)
 
     def nearest(self, residual: Tensor) -> Tensor:
         """Index [B] of the codeword nearest to each residual [B, D]; with cosine the residual's length does not matter."""

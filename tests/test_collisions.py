@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.schemas import UserError
+from modules.rqvae import RqVae, RqVaeConfig
 from modules.tokenizer.collisions import collision_codes, reassign_collisions
 from modules.tokenizer.direct import DirectConfig
 from modules.tokenizer.kinds import direct_tokenizer
@@ -146,3 +147,15 @@ def test_where_every_id_is_one_item_s_an_order_changes_nothing():
     sem_ids = torch.tensor(list(itertools.product(range(3), range(2))))
     made = SemanticIdTokenizer(sem_ids, [], TokenizerInfo(keys_of(6), "", [3, 2], 0))
     assert made.ordered_by(torch.arange(6).flip(0)) is made
+
+
+@pytest.mark.parametrize("last_level", ["none", "last_level"])
+def test_where_no_items_collide_nothing_moves(last_level):
+    torch.manual_seed(0)
+    items = torch.randn(8, 6)
+    coder = RqVae(RqVaeConfig(input_dim=6, embed_dim=4, hidden_dims=(8,), codebook_size=8, num_levels=2, sinkhorn=last_level)).eval()
+    coder.fit_normalizer(items)
+    coder.kmeans_init(items, 0)
+    codes = coder.get_semantic_ids(items)
+    assert len(codes.unique(dim=0)) == 8
+    assert torch.equal(reassign_collisions(coder, items, codes, torch.arange(8)), codes)
