@@ -64,7 +64,7 @@ def find_roles(
         name = next((name for name in known if name in names), None)
         if name is None and (role in needed or role in named):
             said = f"named {known[0]}" if role in named else f"for the {role} (such as {', '.join(known[:2])})"
-            there = ", ".join(names)[:120]
+            there = field_text(names)[:120]
             advice = f'mend it or set train.columns = ["{role}=NAME"]'
             raise UserError(f"{path}:1 has no column {said}, only {there}; expected {expected}; {advice}")
         if name is not None:
@@ -77,7 +77,7 @@ def describe_items(items: "pl.DataFrame", named: Mapping[str, list[str]]) -> Cat
     names = [name for name in items.columns if name != "item"]
     absent = next((name for role in ("title", "text") for name in named.get(role, ()) if name not in names), None)
     if absent:
-        raise UserError(f"train.columns names {absent}; the items have only {', '.join(names) or 'ids'}; mend it")
+        raise UserError(f"train.columns names {absent}; the items have only {field_text(names)[:120] or 'ids'}; mend it")
     title_name = next(iter(named.get("title", ())), None)
     title_name = title_name or next((name for name in names if "title" in name.lower() or "name" in name.lower()), None)
     year_name = next((name for name in names if "year" in name.lower()), None)

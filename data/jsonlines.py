@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from data.schemas import UserError
 from data.tables import Table, check_file
+from data.text import field_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -90,4 +91,4 @@ def _explain(path: Path, stretch: bytes, first: int, types: Mapping[str, object]
                 what = f"lacks the key {name}" if name not in row else f"has {value!r:.60} for {name}"
                 kind_name = {pl.String: "text", pl.Int64: "a whole number"}.get(kind, "a number")
                 raise UserError(f"{path}:{number} {what}; expected {kind_name} there; mend the line")
-    raise UserError(f"{path} cannot be read from line {first} on ({said.strip().splitlines()[0][:120]}); expected {expected}; mend it")
+    raise UserError(f"{path} cannot be read from line {first} on ({field_text(said)[:120]}); expected {expected}; mend it")

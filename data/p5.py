@@ -7,6 +7,7 @@
 Item id i becomes row i - 1; users keep the order of the file. The metadata is parsed as literals, never evaluated.
 """
 
+import codecs
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from data.cache import LoadedCorpus
 from data.interactions import Corpus, Histories
 from data.metadata import describe, read_literals
 from data.schemas import UserError
+from data.text import field_text
 
 SPLITS = ("beauty", "sports", "toys")
 SEQUENCES, MAPS, METADATA = FILES = ("sequential_data.txt", "datamaps.json", "meta.json.gz")
@@ -68,7 +70,7 @@ def _read_maps(path: Path) -> tuple[list[str], dict[int, str]]:
 
 def _read_sequences(path: Path, users: dict[int, str], num_items: int) -> tuple[list[str], Histories]:
     expected = 'expected "user item item ..." with ids from 1, separated by spaces'
-    lines = path.read_bytes().splitlines()
+    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     if not lines:
         raise UserError(f"{path} is empty; {expected}; fetch the file again")
     item_ids: list[int] = []
@@ -79,7 +81,7 @@ def _read_sequences(path: Path, users: dict[int, str], num_items: int) -> tuple[
             raise UserError(f"{path}:{number} is empty; {expected}; remove the line")
         bad = next((token for token in tokens if not (token.isdigit() and len(token) < 19)), None)
         if bad is not None:
-            shown = bad[:40].decode("utf-8", "backslashreplace")
+            shown = field_text(bad[:40].decode("utf-8", "backslashreplace"))
             raise UserError(f"{path}:{number} has '{shown}' where an id should be; {expected}; mend the line")
         if len(tokens) < 2:
             raise UserError(f"{path}:{number} names a user but no item; {expected}; complete or remove the line")

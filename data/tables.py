@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from data.schemas import UserError
+from data.text import field_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -126,7 +127,7 @@ def read_lines(path: Path, separator: str, needed: Sequence[str], expected: str,
     table = table.with_frame(table.frame.with_columns(pl.col("text").str.strip_suffix("\r")))
     count = pl.col("text").str.count_matches(separator, literal=True) != len(names) - 1
     shown = "tab-separated" if separator == "\t" else f"{separator!r}-separated"
-    table.refuse_first(count, f"does not have {len(names)} {shown} fields ({', '.join(names)}); expected {expected}; mend the line")
+    table.refuse_first(count, f"does not have {len(names)} {shown} fields ({field_text(names)[:120]}); expected {expected}; mend the line")
     fields = pl.col("text").str.split_exact(separator, len(names) - 1).struct.rename_fields(names)
     return table.with_frame(table.frame.select(fields.alias("fields")).unnest("fields"))
 
@@ -177,7 +178,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yields (line on which the record ends, fields) of a csv; blank lines give no fields."""
     csv.field_size_limit(MAX_FIELD)
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file)
+        reader = csv.reader(file, strict=True)
         for record in reader:
             yield reader.line_num, record
 
@@ -235,7 +236,7 @@ def _explain_csv(path: Path, names: Sequence[str], types: Mapping[str, object], 
                     raise UserError(f"{path}:{number} has {record[index]!r:.60} for {name}; expected {kind}; mend the line")
     except csv.Error as error:
         raise UserError(f"{path}:{number + 1} is not csv ({error}); expected {expected}; mend the line") from error
-    raise UserError(f"{path} is not a csv that can be read ({said.strip().splitlines()[0][:120]}); expected {expected}; mend the file")
+    raise UserError(f"{path} is not a csv that can be read ({field_text(said)[:120]}); expected {expected}; mend the file")
 
 
 def _is_number(text: str, whole: bool) -> bool:
@@ -357,7 +358,7 @@ def parse_numbers(table: Table, name: str, whole: bool = False) -> "pl.Series":
     numbers = column if column.dtype.is_float() else column.cast(pl.Float64, strict=False)
     bad = (~numbers.is_finite()).fill_null(True)
     if whole:
-        bad |= numbers != numbers.round()
+        bad |= (numbers != numbers.round()) | (numbers.abs() >= 2.0**63)
     checked = table.with_frame(pl.DataFrame({"bad": bad}))
     checked.refuse_first(pl.col("bad"), f"has a {name} that is no {'whole ' if whole else ''}number; mend the line")
     return numbers.cast(pl.Int64) if whole else numbers

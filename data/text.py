@@ -163,7 +163,7 @@ def load_embeddings(path: str | Path, num_items: int, read_up_to: int = READ_UP_
         array = np.load(path, mmap_mode="c", allow_pickle=False)  # mapped: a header that promises too much allocates nothing
     except FileNotFoundError:
         raise UserError(f"train.item_embeddings: there is no file {path}; {expected}") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy's parser of headers raises SyntaxError, TokenError and more on a damaged one
         raise UserError(f"train.item_embeddings: {path} cannot be read as a plain array; {expected}") from error
     if not isinstance(array, np.ndarray):
         raise UserError(f"train.item_embeddings: {path} is an archive of arrays; {expected}")

@@ -1,10 +1,15 @@
+import datetime
+
+import numpy as np
+import polars as pl
 import pytest
 
 import data.custom
-from data.custom import load_custom
-from data.processed import DataConfig, RecDataset, load_corpus
+from data.assemble import Filters
+from data.custom import load_custom, main
+from data.processed import DataConfig, RecDataset, load_corpus, load_items
 from data.schemas import UserError
-from tests.synthetic import to_lists, write_atomic
+from tests.synthetic import to_lists, write_atomic, write_embeddings
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\nbo\t30\t5\t20\nann\t10\t3\t7\nbo\t10\t1\t10\nbo\t30\t5\t20\n"
 ITEM = (
@@ -119,3 +124,104 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     write(tmp_path, item=ITEM.replace("Toy", "Boy"))
     assert load_custom(tmp_path, "tiny").corpus.titles[0] == 'Boy "Story (1995)'
     assert len(builds) == 2
+
+
+ROWS = [("bo", 30, 20, 5.0), ("ann", 10, 7, 3.0), ("bo", 10, 10, 1.0)]
+THINGS = [(10, "Soap, mild", "Elm"), (20, None, None), (30, "Oil", None)]
+
+
+def write_kind(folder, kind, rows=ROWS, things=THINGS, names=("user", "item", "timestamp", "rating"), labels=("item", "title", "brand")):
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "interactions": pl.DataFrame(rows, schema=list(names), orient="row"),
+        "items": pl.DataFrame(things, schema=list(labels), orient="row"),
+    }
+    for stem, table in tables.items():
+        path = folder / f"{stem}.{kind}"
+        if kind == "parquet":
+            table.write_parquet(path)
+        elif kind == "jsonl":
+            table.write_ndjson(path)
+        else:
+            table.write_csv(path, separator="\t" if kind == "tsv" else ",", quote_style="never" if kind == "tsv" else "necessary")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_kind_of_file_gives_the_same_corpus(tmp_path, kind):
+    corpus, notes = load_custom(write_kind(tmp_path, kind), "any")
+    assert corpus.item_keys == ["10", "20", "30"]
+    assert corpus.titles == ["Soap, mild", "20", "Oil"]
+    assert corpus.texts == ["Title: Soap, mild; Brand: Elm", "Title: 20", "Title: Oil"]
+    assert corpus.user_keys == ["bo", "ann"]
+    assert to_lists(corpus.histories) == [[0, 2], [0]]
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_columns_go_by_other_names_where_they_are_named(tmp_path, kind):
+    folder = write_kind(tmp_path, kind, names=("uid", "sku", "when", "stars"), labels=("sku", "label", "brand"))
+    columns = ("user=uid", "item=sku", "timestamp=when", "rating=stars", "title=label", "text=brand")
+    corpus = load_custom(folder, "any", Filters(min_rating=2.0), columns).corpus
+    assert to_lists(corpus.histories) == [[2], [0]]
+    assert corpus.texts[0] == "Label: Soap, mild; Brand: Elm"
+    with pytest.raises(UserError, match="no column for the item"):
+        load_custom(folder, "any")
+
+
+def test_lists_and_moments_of_parquet_are_understood(tmp_path):
+    moments = [datetime.datetime(2020, 1, day, tzinfo=datetime.UTC) for day in (3, 1, 2)]
+    rows = [(user, item, moment, rating) for (user, item, _, rating), moment in zip(ROWS, moments)]
+    folder = write_kind(tmp_path, "parquet", rows, [(10, "Soap", ["a", "b"]), (30, "Oil", None)], labels=("item", "title", "tags"))
+    corpus = load_custom(folder, "any").corpus
+    assert corpus.texts == ["Title: Soap; Tags: a, b", "Title: Oil"]
+    assert corpus.times.tolist() == [moments[2].timestamp(), moments[0].timestamp(), moments[1].timestamp()]
+
+
+def test_values_that_change_their_type_in_jsonl_are_read_as_text(tmp_path):
+    (tmp_path / "interactions.jsonl").write_text('{"user": 1, "item": "a", "timestamp": 5}\n{"user": "x", "item": "a", "timestamp": "6"}\n')
+    (tmp_path / "items.jsonl").write_text('{"item": "a", "title": "A", "price": 3}\n{"item": "b", "title": "B", "price": "free"}\n')
+    corpus = load_custom(tmp_path, "any").corpus
+    assert corpus.user_keys == ["1", "x"]
+    assert corpus.texts == ["Title: A; Price: 3", "Title: B; Price: free"]
+
+
+def test_ids_alone_are_enough_with_embeddings_and_refused_without(tmp_path):
+    folder = write_kind(tmp_path, "csv", things=[(10,), (30,)], labels=("item",))
+    config = DataConfig(RecDataset.CUSTOM, str(folder), "any")
+    corpus = load_corpus(config)
+    np.save(tmp_path / "v.npy", np.eye(2, dtype=np.float32))
+    assert load_items(config, corpus, str(tmp_path / "v.npy"), "no model").embeddings.shape == (2, 2)
+    with pytest.raises(UserError, match=r"nothing is known of the items .* but their ids"):
+        load_items(config, corpus, None, "no model")
+
+
+def test_all_that_is_wrong_is_told_together(tmp_path):
+    folder = write_kind(tmp_path, "csv", rows=[*ROWS, ("", 10, 1, 1.0), ("bo", 99, 1, 1.0)], things=[*THINGS, (10, "Again", None)])
+    with pytest.raises(UserError) as caught:
+        load_custom(folder, "any")
+    places = [str(sentence).split("/")[-1].split(" ")[0] for sentence in caught.value.args]
+    assert places == ["items.csv:5", "interactions.csv:5", "interactions.csv:6"]
+
+
+def test_the_checker_says_what_it_understood(tmp_path, capsys):
+    write_atomic(tmp_path, "mine", 30, 40)
+    write_embeddings(tmp_path / "v.npy", 40)
+    assert main([str(tmp_path), "--embeddings", str(tmp_path / "v.npy")]) == 0
+    printed = capsys.readouterr().out
+    for words in ("30 users, 40 items", "lengths", "1998-07-", "cold items", "32 wide", "Title: Story No. 1", "dataset_split=mine"):
+        assert words in printed
+    (tmp_path / "raw" / "mine.inter").write_text("user_id\titem_id\ttimestamp\nann\t99\tsoon\n")
+    assert main([str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "mine.inter:2 has an item that mine.item lacks" in printed.err
+    assert "mine.inter:2 has a timestamp that is no number" in printed.err
+
+
+def test_one_user_with_one_item_is_understood_and_told(tmp_path, capsys):
+    write_kind(tmp_path, "csv", rows=ROWS[:1])
+    assert main([str(tmp_path)]) == 0
+    assert "nothing to train on" in capsys.readouterr().out
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "no directory" in capsys.readouterr().err

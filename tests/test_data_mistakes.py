@@ -26,7 +26,7 @@ from data.processed import DataConfig, RecDataset, load_corpus
 from modules.runtime.config import run_script
 from tests.synthetic import write_amazon_raw, write_atomic, write_embeddings, write_movielens, write_p5, write_tables
 
-USERS, ITEMS = 60, 20
+USERS, ITEMS = 25, 20
 Change = Callable[[Path], None]
 
 
@@ -192,8 +192,8 @@ MISTAKES = [
     Mistake("AMAZON", "directory instead of a file", directory(SEQUENCES), ("sequential_data.txt is a directory",)),
     Mistake("AMAZON", "truncated gzip", cut(P5_META), ("meta.json.gz is not a complete gzip file",)),
     Mistake("AMAZON", "wrong delimiter", swap(SEQUENCES, " ", ","), ("sequential_data.txt:1 has",)),
-    Mistake("AMAZON", "negative id", add(SEQUENCES, "1 -3"), ("sequential_data.txt:61 has '-3'",)),
-    Mistake("AMAZON", "user twice", add(SEQUENCES, "1 3 4"), ("sequential_data.txt:61 has user 1", "line 1")),
+    Mistake("AMAZON", "negative id", add(SEQUENCES, "1 -3"), ("sequential_data.txt:26 has '-3'",)),
+    Mistake("AMAZON", "user twice", add(SEQUENCES, "1 3 4"), ("sequential_data.txt:26 has user 1", "line 1")),
     Mistake("AMAZON", "item that the catalogue lacks", swap(SEQUENCES, "1 ", "1 99 ", 1), ("sequential_data.txt:1 has item 99",)),
     Mistake("AMAZON", "item id twice", swap(MAPS, "B000000002", "B000000001"), ("datamaps.json: id2item has an id twice",)),
     Mistake("AMAZON", "damaged JSON", edit(MAPS, lambda content: content[:-9]), ("datamaps.json:1 is not JSON",)),
@@ -263,7 +263,7 @@ def answer(mistake: Mistake, folder: Path) -> tuple[int, str]:
     write_embeddings(folder / "items.npy", ITEMS)
     mistake.change(folder)
     given = [f"dataset={source.dataset.name}", f"dataset_split={source.split}", f"dataset_folder={folder}", f"save_dir_root={folder}/out"]
-    given += [f"item_embeddings={folder}/items.npy", "vae_input_dim=32", "iterations=2", "autoencoder_steps=1", "device=cpu"]
+    given += [f"item_embeddings={folder}/items.npy", "vae_input_dim=32", "iterations=2", "autoencoder_steps=1", "device=cpu", "amp=False"]
     disk: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if mistake.disk:
         disk = mock.patch("data.cache.os.fsync", side_effect=OSError(mistake.disk, os.strerror(mistake.disk)))
