@@ -194,8 +194,8 @@ def interrupted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 def test_a_signal_in_the_last_look_is_not_forgotten(trained: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     look = runs.train_rqvae.look
 
-    def look_and_signal(model, items, trainer, run, step, warned) -> None:
-        look(model, items, trainer, run, step, warned)
+    def look_and_signal(model, items, held_out, trainer, run, step, warned) -> None:
+        look(model, items, held_out, trainer, run, step, warned)
         if step == 250:
             os.kill(os.getpid(), signal.SIGINT)
 
