@@ -106,7 +106,7 @@ def read_custom(files: Files, filters: Filters, named: Mapping[str, list[str]] |
     if "rating" in rows.frame.columns and filters.min_rating > 0:
         table["rating"] = parse_numbers(rows, "rating")
     catalogue = describe_items(items.frame, named)
-    return assemble(str(files.interactions), catalogue, pl.DataFrame(table), filters)
+    return assemble(str(files.interactions), str(files.items), catalogue, pl.DataFrame(table), filters)
 
 
 def _bad_items(items: Table) -> Iterator[str]:

@@ -279,6 +279,19 @@ def read_jsonl(path: Path, needed: Sequence[str], expected: str) -> Table:
     return table
 
 
+def parse_json(text: str) -> object:
+    """Returns a JSON value; unlike ``json.loads`` it takes NaN and Infinity, which JSON does not have, for an error.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON.
+    """
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _parse_json_lines(path: Path, expected: str) -> "pl.DataFrame":
     """The slow way, for a file whose values change their type from line to line, or that has a bad line; values become text."""
     import polars as pl
@@ -287,7 +300,7 @@ def _parse_json_lines(path: Path, expected: str) -> "pl.DataFrame":
     for number, line in enumerate(path.read_bytes().split(NEWLINE), start=1):
         if line.strip():
             try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise _not_utf8(f"{path}:{number}", expected) from error
             except (ValueError, RecursionError) as error:
