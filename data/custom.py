@@ -24,9 +24,10 @@ import numpy as np
 from data.assemble import Filters, assemble, codes_of
 from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
 from data.columns import describe_items, find_roles, parse_columns
+from data.csvfile import csv_header, read_csv
 from data.interactions import statistics
 from data.schemas import UserError
-from data.tables import Table, csv_header, parse_numbers, read_csv, read_jsonl, read_lines, read_parquet, refuse
+from data.tables import Table, parse_numbers, read_jsonl, read_lines, read_parquet, refuse
 from data.text import TEMPLATE_VERSION, load_embeddings
 
 PARSER_VERSION = 2
