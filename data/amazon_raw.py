@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from data.assemble import Filters, codes_of, drop_cold, finish, keep_interactions
 from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
+from data.csvfile import read_csv
 from data.download import fetch
 from data.jsonlines import read_json_lines
 from data.metadata import describe, read_json, read_literals
 from data.schemas import UserError
-from data.tables import parse_numbers, read_csv
+from data.tables import parse_numbers
 from data.text import TEMPLATE_VERSION
 
 if TYPE_CHECKING:

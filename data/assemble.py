@@ -65,13 +65,16 @@ class Kept(NamedTuple):
     notes: list[str]
 
 
-def assemble(where: str, catalogue: Catalogue, table: "pl.DataFrame", filters: Filters, notes: Sequence[str] = ()) -> LoadedCorpus:
-    """Makes a corpus of a catalogue and the interactions with it; arguments and errors as ``keep_interactions`` has them."""
+def assemble(where: str, items_from: str, catalogue: Catalogue, table: "pl.DataFrame", filters: Filters) -> LoadedCorpus:
+    """Makes a corpus of a catalogue, which came from the file ``items_from``, and the interactions with it.
+
+    The other arguments and the errors are those of ``keep_interactions``.
+    """
     kept = keep_interactions(where, table, filters)
     if not filters.cold_items:
         rows, kept = drop_cold(kept, len(catalogue.keys))
         catalogue = Catalogue(*([column[row] for row in rows.tolist()] for column in catalogue))
-    return finish(where, catalogue, kept, notes)
+    return finish(items_from, catalogue, kept)
 
 
 def keep_interactions(where: str, table: "pl.DataFrame", filters: Filters) -> Kept:

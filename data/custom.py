@@ -24,9 +24,10 @@ import numpy as np
 from data.assemble import Filters, assemble, codes_of
 from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
 from data.columns import describe_items, find_roles, parse_columns
+from data.csvfile import csv_header, read_csv
 from data.interactions import statistics
 from data.schemas import UserError
-from data.tables import Table, csv_header, parse_numbers, read_csv, read_jsonl, read_lines, read_parquet, refuse
+from data.tables import Table, parse_numbers, read_jsonl, read_lines, read_parquet, refuse
 from data.text import TEMPLATE_VERSION, load_embeddings
 
 PARSER_VERSION = 2
@@ -106,7 +107,7 @@ def read_custom(files: Files, filters: Filters, named: Mapping[str, list[str]] |
     if "rating" in rows.frame.columns and filters.min_rating > 0:
         table["rating"] = parse_numbers(rows, "rating")
     catalogue = describe_items(items.frame, named)
-    return assemble(str(files.interactions), catalogue, pl.DataFrame(table), filters)
+    return assemble(str(files.interactions), str(files.items), catalogue, pl.DataFrame(table), filters)
 
 
 def _bad_items(items: Table) -> Iterator[str]:

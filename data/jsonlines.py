@@ -2,14 +2,13 @@
 
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from data.schemas import UserError
-from data.tables import Table, check_file
+from data.tables import Table, check_file, parse_json
 from data.text import field_text
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _explain(path: Path, stretch: bytes, first: int, types: Mapping[str, object]
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = parse_json(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise UserError(f"{path}:{number} is not UTF-8; expected {expected}; mend the line") from error
         except (ValueError, RecursionError) as error:

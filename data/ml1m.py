@@ -66,4 +66,4 @@ def movie_corpus(items: Table, rated: Table, filters: Filters) -> LoadedCorpus:
     checked.refuse_first(pl.col("item").is_null(), f"has a movie that {items.path.name} lacks; add it there or remove the line")
     table = pl.DataFrame({"user": users, "item": rows, "time": parse_numbers(rated, "time"), "rating": parse_numbers(rated, "rating")})
     catalogue = Catalogue(movies.cast(pl.String).to_list(), *described)
-    return assemble(str(rated.path), catalogue, table, filters)
+    return assemble(str(rated.path), str(items.path), catalogue, table, filters)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from data.assemble import Filters
 from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
+from data.csvfile import read_csv
 from data.ml1m import movie_corpus
 from data.movielens import fetch_archive
-from data.tables import read_csv
 from data.text import TEMPLATE_VERSION
 
 PARSER_VERSION = 1

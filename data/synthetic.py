@@ -5,6 +5,7 @@ and then to another item of the cluster, seldom elsewhere. So the last item says
 nothing. Item numbers are a random permutation and say nothing either.
 """
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from data.assemble import Catalogue, Filters, assemble
 from data.cache import LoadedCorpus
 from data.text import item_text
+
+log = logging.getLogger("tiger.data")
 
 CLUSTER = 10
 FOLLOWS, STAYS = 0.8, 0.95
@@ -91,5 +94,8 @@ def load_synthetic(filters: Filters, num_users: int = 2000, num_items: int = 400
     users = np.repeat([f"u{user + 1}" for user in range(num_users)], lengths)
     table = pl.DataFrame({"user": users, "item": items, "time": 1_300_000_000 + 86_400 * days, "rating": 3.0 + items % 3})
     catalogue = Catalogue([f"i{item + 1}" for item in range(num_items)], titles_of(truth), texts)
-    known = f"synthetic: knowing how it was drawn gives recall@1 {ceiling(truth):.4f} on test"
-    return assemble("synthetic", catalogue, table, filters, [known])
+    loaded = assemble("synthetic", "synthetic", catalogue, table, filters)
+    notes = [f"synthetic: knowing how it was drawn gives recall@1 {ceiling(truth):.4f} on test", *loaded.notes]
+    for note in notes:
+        log.info(note)
+    return loaded._replace(notes=notes)

@@ -1,13 +1,12 @@
-"""Tables from files that are not trusted: csv, tsv, jsonl, parquet and lines with any separator, with a place for every complaint.
+"""Tables from files that are not trusted: jsonl, parquet and lines with any separator, with a place for every complaint.
 
 A ``Table`` knows where each of its rows stands, so that whoever finds one wrong can name file and line. The whole of a file is read by
 polars; a file that polars refuses is gone through once more, record by record, to find the line.
 """
 
-import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -16,9 +15,6 @@ from data.text import field_text
 
 if TYPE_CHECKING:
     import polars as pl
-
-MAX_FIELD = 1 << 24
-"""Characters of one field of a csv that the search for a bad line goes through."""
 
 
 TYPED = re.compile(r":(token|float)(_seq)?$")
@@ -84,13 +80,14 @@ def decode(path: Path, encoding: str, expected: str) -> str:
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise _not_utf8(f"{path}:{content.count(NEWLINE, 0, error.start) + 1}", expected) from error
+        raise not_utf8(f"{path}:{content.count(NEWLINE, 0, error.start) + 1}", expected) from error
 
 
 NEWLINE = b"\n"
 
 
-def _not_utf8(place: str, expected: str) -> UserError:
+def not_utf8(place: str, expected: str) -> UserError:
+    """The error for text in another encoding."""
     return UserError(f"{place} is not UTF-8; expected {expected} in UTF-8; convert it")
 
 
@@ -132,123 +129,6 @@ def read_lines(path: Path, separator: str, needed: Sequence[str], expected: str,
     return table.with_frame(table.frame.select(fields.alias("fields")).unnest("fields"))
 
 
-def read_csv(
-    path: Path,
-    needed: Sequence[str],
-    expected: str,
-    types: "Mapping[str, pl.DataType | type[pl.DataType]] | None" = None,
-    header: bool = True,
-) -> Table:
-    """Reads comma-separated values with quotes, by polars' streaming engine.
-
-    Args:
-        path: the file.
-        needed: columns that must be there; without a header, all columns in their order.
-        expected: says in errors what the file should be.
-        types: the only columns to read, numbers as numbers; None reads all as text.
-        header: the first line has the names.
-
-    Raises:
-        UserError: no such file, another encoding, a header that lacks a column, or a record that does not fit.
-    """
-    import polars as pl
-
-    check_file(path, expected)
-    names = list(needed)
-    if header:
-        names = csv_header(path, needed, expected)
-    kept = list(types) if types else names
-    overrides = {name: types[name] if types else pl.String for name in kept}
-    schema = {name: overrides.get(name, pl.String) for name in names}
-    try:
-        scan = pl.scan_csv(path, has_header=header, schema=schema, infer_schema=False)
-        frame = scan.select(kept).collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        _explain_csv(path, names, overrides, expected, header, str(error))
-    table = Table(path, frame, lambda row: f"{path}:{_line_of_record(path, row, header)}")
-    if not len(frame):
-        raise UserError(f"{path} has {'a header and ' if header else ''}no rows; expected {expected}, one line for each row")
-    for name in (name for name in needed if name in kept):
-        if frame[name].null_count():
-            table.refuse_first(pl.col(name).is_null(), f"has no {name}; expected {expected}; mend the line")
-    return table
-
-
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line on which the record ends, fields) of a csv; blank lines give no fields."""
-    csv.field_size_limit(MAX_FIELD)
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        for record in reader:
-            yield reader.line_num, record
-
-
-def csv_header(path: Path, needed: Sequence[str], expected: str) -> list[str]:
-    """Returns the names on the first line of a csv; raises as ``read_csv`` does."""
-    check_file(path, expected)
-    with path.open("rb") as file:
-        first = file.readline(1 << 20)
-    if not first.strip():
-        raise UserError(f"{path}:1 is blank; expected {expected}; mend the header")
-    try:
-        text = first.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(f"{path}:1", expected) from error
-    try:
-        names = next(csv.reader([text]))
-    except csv.Error as error:
-        raise UserError(f"{path}:1 is not a header ({error}); expected {expected}; mend the header") from error
-    check_header(path, names, needed, expected, "," in text)
-    return names
-
-
-def _line_of_record(path: Path, row: int, header: bool) -> int:
-    try:
-        for number, (line, _) in enumerate(_records(path)):
-            if number == row + header:
-                return line
-    except csv.Error:
-        pass
-    return row + 1 + header
-
-
-def _explain_csv(path: Path, names: Sequence[str], types: Mapping[str, object], expected: str, header: bool, said: str) -> NoReturn:
-    """Raises for the first record that does not fit; where none is found, with what polars said."""
-    import polars as pl
-
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise _not_utf8(f"{path}:{number}", expected) from error
-    number = 0
-    numeric = [(index, name, types[name].is_integer()) for index, name in enumerate(names) if types.get(name, pl.String) != pl.String]
-    try:
-        for record_number, (number, record) in enumerate(_records(path)):
-            if header and record_number == 0:
-                continue
-            if len(record) > len(names):
-                raise UserError(f"{path}:{number} has {len(record)} fields, not {len(names)}; expected {expected}; mend the line")
-            for index, name, whole in numeric:
-                if index < len(record) and record[index] and not _is_number(record[index], whole):
-                    kind = "a whole number" if whole else "a number"
-                    raise UserError(f"{path}:{number} has {record[index]!r:.60} for {name}; expected {kind}; mend the line")
-    except csv.Error as error:
-        raise UserError(f"{path}:{number + 1} is not csv ({error}); expected {expected}; mend the line") from error
-    raise UserError(f"{path} is not a csv that can be read ({field_text(said)[:120]}); expected {expected}; mend the file")
-
-
-def _is_number(text: str, whole: bool) -> bool:
-    if whole:
-        return re.fullmatch(r"[+-]?\d{1,18}", text) is not None
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text and text == text.strip()
-
-
 def read_jsonl(path: Path, needed: Sequence[str], expected: str) -> Table:
     """Reads one JSON object a line; blank lines are passed over. Columns keep the types that polars finds in them.
 
@@ -279,6 +159,19 @@ def read_jsonl(path: Path, needed: Sequence[str], expected: str) -> Table:
     return table
 
 
+def parse_json(text: str) -> object:
+    """Returns a JSON value; unlike ``json.loads`` it takes NaN and Infinity, which JSON does not have, for an error.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON.
+    """
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _parse_json_lines(path: Path, expected: str) -> "pl.DataFrame":
     """The slow way, for a file whose values change their type from line to line, or that has a bad line; values become text."""
     import polars as pl
@@ -287,9 +180,9 @@ def _parse_json_lines(path: Path, expected: str) -> "pl.DataFrame":
     for number, line in enumerate(path.read_bytes().split(NEWLINE), start=1):
         if line.strip():
             try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
-                raise _not_utf8(f"{path}:{number}", expected) from error
+                raise not_utf8(f"{path}:{number}", expected) from error
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number} is not JSON; expected {expected}; mend the line") from error
             if not isinstance(row, dict):

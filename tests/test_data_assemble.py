@@ -20,7 +20,7 @@ def table(rows, names=("user", "item", "time", "rating")):
 
 def test_interactions_are_ordered_by_time_with_ties_in_source_order_and_duplicates_dropped():
     rows = [(1, 9, 50), (0, 3, 20), (0, 5, 10), (1, 8, 50), (0, 4, 20), (0, 3, 20), (0, 3, 30), (1, 9, 50), (3, 1, 0)]
-    corpus, notes = assemble("here", CATALOGUE, table(rows), Filters())
+    corpus, notes = assemble("here", "there", CATALOGUE, table(rows), Filters())
     assert corpus.user_keys == ["1", "0", "3"]
     assert to_lists(corpus.histories) == [[9, 8], [5, 3, 4, 3], [1]]
     assert corpus.times.tolist() == [50, 50, 10, 20, 20, 30, 0]
@@ -49,9 +49,9 @@ def test_assembling_agrees_with_plain_lists(rows, core, longest):
     filters = Filters(k_core=core, max_history=longest)
     if not left:
         with pytest.raises(UserError, match="no interaction"):
-            assemble("here", CATALOGUE, table(rows), filters)
+            assemble("here", "there", CATALOGUE, table(rows), filters)
         return
-    corpus, _ = assemble("here", CATALOGUE, table(rows), filters)
+    corpus, _ = assemble("here", "there", CATALOGUE, table(rows), filters)
     assert dict(zip(corpus.user_keys, to_lists(corpus.histories))) == cut
     assert corpus.user_keys == [user for user in dict.fromkeys(str(row[0]) for row in rows) if user in cut]
 
@@ -66,20 +66,20 @@ def test_the_core_is_a_fixed_point():
 
 def test_the_minimum_rating_comes_before_the_core():
     rows = [(0, 1, 1, 5), (0, 2, 2, 5), (1, 1, 1, 5), (1, 2, 2, 1)]
-    corpus, notes = assemble("here", CATALOGUE, table(rows), Filters(min_rating=3))
+    corpus, notes = assemble("here", "there", CATALOGUE, table(rows), Filters(min_rating=3))
     assert to_lists(corpus.histories) == [[1, 2], [1]]
     assert "1 of 4 interactions are rated below 3" in notes[0]
     with pytest.raises(UserError, match=r"no interaction that train.min_rating = 3 and train.k_core = 2 leave"):
-        assemble("here", CATALOGUE, table(rows), Filters(min_rating=3, k_core=2))
+        assemble("here", "there", CATALOGUE, table(rows), Filters(min_rating=3, k_core=2))
     with pytest.raises(UserError, match=r"no ratings; set train.min_rating = 0"):
-        assemble("here", CATALOGUE, table([(0, 1, 1)]), Filters(min_rating=3))
+        assemble("here", "there", CATALOGUE, table([(0, 1, 1)]), Filters(min_rating=3))
 
 
 def test_cold_items_stay_or_go():
     rows = [(0, 7, 1), (0, 2, 2)]
-    warm = assemble("here", CATALOGUE, table(rows), Filters(cold_items=False)).corpus
+    warm = assemble("here", "there", CATALOGUE, table(rows), Filters(cold_items=False)).corpus
     assert (warm.item_keys, warm.titles, to_lists(warm.histories)) == (["2", "7"], ["title 2", "title 7"], [[1, 0]])
-    assert assemble("here", CATALOGUE, table(rows), Filters()).corpus.item_keys == KEYS
+    assert assemble("here", "there", CATALOGUE, table(rows), Filters()).corpus.item_keys == KEYS
 
 
 def test_the_most_recent_interactions_stay():
@@ -90,7 +90,7 @@ def test_the_most_recent_interactions_stay():
 
 def test_what_is_missing_or_too_long_is_mended_and_counted():
     catalogue = Catalogue(["a", "b", "c"], ["", "x" * 100_000, "fine"], ["", "", "text"])
-    corpus, notes = assemble("here", catalogue, table([(0, 0, 1)]), Filters())
+    corpus, notes = assemble("here", "there", catalogue, table([(0, 0, 1)]), Filters())
     assert corpus.titles == ["a", "x" * MAX_TITLE, "fine"]
     assert corpus.texts == ["Title: a", "Title: b", "text"]
     assert [note.split(": ")[1].split(" ")[0] for note in notes] == ["1", "2", "1"]

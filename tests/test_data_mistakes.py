@@ -169,8 +169,8 @@ MISTAKES = [
     Mistake("ML_1M", "zip that climbs out", archive("ml-1m", "../../evil.txt"), ("is refused: its member '../../evil.txt'",)),
     Mistake("ML_1M", "zip with a link", archive("ml-1m", link()), ("is refused", "symbolic link")),
     Mistake("ML_1M", "zip of something else", archive("ml-1m", "a/b.txt"), ("has no member ml-1m/movies.dat",)),
-    Mistake("ML_1M", "full disk", nothing, ("cannot write", "No space left", "free space"), disk=errno.ENOSPC),
-    Mistake("ML_1M", "read-only folder", nothing, ("cannot write", "Permission denied"), disk=errno.EACCES),
+    Mistake("ML_1M", "full disk", nothing, ("cannot write", "processed/ml-1m", "No space left", "free space"), disk=errno.ENOSPC),
+    Mistake("ML_1M", "read-only folder", nothing, ("cannot write", "processed/ml-1m", "Permission denied"), disk=errno.EACCES),
     Mistake("ML_1M", "file where a folder should be", blocked, ("cannot write", "processed")),
     Mistake("ML_1M", "minimum rating above all", nothing, ("no interaction that train.min_rating = 9",), ("min_rating=9",)),
     Mistake("ML_32M", "empty file", put(RATINGS_CSV, b""), ("ratings.csv is empty",)),
@@ -199,7 +199,7 @@ MISTAKES = [
     Mistake("AMAZON", "damaged JSON", edit(MAPS, lambda content: content[:-9]), ("datamaps.json:1 is not JSON",)),
     Mistake("AMAZON", "code in the metadata", add(P5_META, f"{{'asin': 'B000000001', 'title': {EVIL}}}"), ("meta.json.gz:21", "never run")),
     Mistake("AMAZON", "Latin-1", add(P5_META, b"{'asin': 'B000000001', 'title': 'Caf\xe9'}"), ("meta.json.gz:21 is not UTF-8",)),
-    Mistake("AMAZON", "full disk", nothing, ("cannot write", "No space left"), disk=errno.ENOSPC),
+    Mistake("AMAZON", "full disk", nothing, ("cannot write", "processed/amazon_beauty", "No space left"), disk=errno.ENOSPC),
     Mistake("AMAZON_2014", "empty file", put(REVIEWS, b""), ("reviews_Beauty_5.json.gz is empty",)),
     Mistake("AMAZON_2014", "directory instead of a file", directory(REVIEWS), ("reviews_Beauty_5.json.gz is a directory",)),
     Mistake("AMAZON_2014", "truncated gzip", cut(REVIEWS), ("reviews_Beauty_5.json.gz is not a complete gzip file",)),
@@ -207,7 +207,7 @@ MISTAKES = [
     Mistake("AMAZON_2014", "wrong delimiter", add(REVIEWS, "ann,B000000001,4.0,5"), (REVIEWS, "is not JSON")),
     Mistake("AMAZON_2014", "missing key", add(REVIEWS, GOOD_REVIEW.replace("asin", "sku")), (REVIEWS, "lacks the key asin")),
     Mistake("AMAZON_2014", "non-numeric time", add(REVIEWS, GOOD_REVIEW.replace("1365984000", '"soon"')), ("'soon' for unixReviewTime",)),
-    Mistake("AMAZON_2014", "NaN rating", add(REVIEWS, GOOD_REVIEW.replace("4.0", "NaN")), (REVIEWS,), RATED),
+    Mistake("AMAZON_2014", "NaN rating", add(REVIEWS, GOOD_REVIEW.replace("4.0", "NaN")), (REVIEWS, "is not JSON"), RATED),
     Mistake("AMAZON_2014", "missing rating", add(REVIEWS, GOOD_REVIEW.replace("4.0", "null")), (REVIEWS, "None for overall"), RATED),
     Mistake("AMAZON_2014", "Latin-1", add(REVIEWS, GOOD_REVIEW.encode().replace(b"ann", b"Ren\xe9")), (REVIEWS, "is not UTF-8")),
     Mistake("AMAZON_2014", "code in the metadata", add(META, f"{{'asin': 'B000000001', 'title': {EVIL}}}"), (f"{META}:21", "never run")),
@@ -256,6 +256,18 @@ MISTAKES = [
 ]
 
 
+def refuse_below(folder: Path, number: int) -> Callable[[Path, Path], None]:
+    """``os.replace`` on a disk that has no room for what lies in ``folder``."""
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if folder in Path(target).parents:
+            raise OSError(number, os.strerror(number))
+        replace(source, target)
+
+    return refuse
+
+
 def answer(mistake: Mistake, folder: Path) -> tuple[int, str]:
     """The exit code of stage 1 and what stands on stderr."""
     source, shown = SOURCES[mistake.source], io.StringIO()
@@ -266,7 +278,7 @@ def answer(mistake: Mistake, folder: Path) -> tuple[int, str]:
     given += [f"item_embeddings={folder}/items.npy", "vae_input_dim=32", "iterations=2", "autoencoder_steps=1", "device=cpu", "amp=False"]
     disk: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if mistake.disk:
-        disk = mock.patch("data.cache.os.fsync", side_effect=OSError(mistake.disk, os.strerror(mistake.disk)))
+        disk = mock.patch("data.cache.os.replace", refuse_below(folder / "processed", mistake.disk))
     with contextlib.redirect_stderr(shown), disk:
         code = run_script(train_rqvae.train, "", ["configs/rqvae_synthetic.gin", *given, *mistake.arguments], train_rqvae.check)
     return code, "\n".join(line for line in shown.getvalue().splitlines() if line.startswith(("error:", "  - ")))
@@ -296,7 +308,7 @@ class Mended(NamedTuple):
 
 MENDED = [
     Mended("ML_1M", "duplicate rows", edit(RATINGS, lambda content: content + content), ("rows repeat user, item and time",)),
-    Mended("ML_1M", "empty title", add(MOVIES, "99::::Drama"), ("1 of 21 items have no title",)),
+    Mended("ML_1M", "empty title", add(MOVIES, "99::::Drama"), ("movies.dat: 1 of 21 items have no title",)),
     Mended("ML_1M", "100 kB title", add(MOVIES, f"99::{'x' * 100_000}::Drama"), ("1 texts longer than 1,000 characters",)),
     Mended("ML_1M", "control characters in a title", add(MOVIES, "99::A\x1b[2J\x00B::Drama")),
     Mended("ML_1M", "Latin-1", add(MOVIES, b"99::Caf\xe9::Drama")),
