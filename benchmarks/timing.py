@@ -5,6 +5,7 @@ On CUDA there is one clock, the wall time of synchronised calls.
 """
 
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -52,10 +53,11 @@ def compare(jobs: Mapping[str, Job], rounds: int, device: torch.device) -> dict[
 
 
 def save(name: str, result: Mapping[str, object]) -> Path:
-    """Writes a result with the machine's description."""
+    """Writes a result with the machine's description; of absolute paths in its command the last part."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     machine = {key: value for key, value in environment().items() if key != "uncommitted_changes"}
+    machine["command"] = re.sub(r"(?<=\s)/\S*/", "", str(machine["command"]))
     path.write_text(json.dumps({"machine": machine, **result}, indent=1) + "\n")
     return path
 
