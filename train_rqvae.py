@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from data.cooccurrence import append_collaborative
-from data.interactions import leave_one_out
+from data.interactions import Corpus, leave_one_out
 from data.processed import ItemData, RecDataset, data_config, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
@@ -297,7 +297,7 @@ def train(
             seconds = time.perf_counter() - start
         if ranks.main:
             with memory_advice("train.vae_hidden_dims, or give the process more"):
-                finish(coder, items, held_out, run, seconds, leave_one_out(corpus.histories).train)
+                finish(coder, items, held_out, run, seconds, corpus)
             if push_vae_to_hf:
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
@@ -494,11 +494,9 @@ def finish(
     held_out: Tensor | None,
     run: Run,
     seconds: float,
-    histories: tuple[Tensor, Tensor],
+    corpus: Corpus,
 ) -> CodebookHealth:
     """Writes weights, tokenizer, metrics and pictures, and says what they mean; returns the health of the codes of all items.
-
-    ``histories`` (item_ids and offsets) are those of training.
 
     Raises:
         UserError: a level collapsed and that is not allowed; no tokenizer is written then, so that no decoder is trained on such codes.
@@ -512,7 +510,8 @@ def finish(
     if problems and not settings["allow_collapse"]:
         raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
     reconstruction = mean_reconstruction(coder, items.embeddings)
-    quality, pictures = appraise(coder, tokenizer, items.embeddings, held_out, items.titles, histories, seed)
+    histories = leave_one_out(corpus.histories).train
+    quality, pictures = appraise(coder, tokenizer, items.embeddings, held_out, items.titles, corpus.categories, histories, seed)
     metrics: dict[str, object] = {
         **quality_values(quality),
         "reconstruction_loss": reconstruction,

@@ -40,8 +40,10 @@ COLUMNS = (
     "collisions",
     "largest group",
     "cosine kept",
+    "of held-out items",
     "neighbours kept, by vector",
     "by prefix",
+    "department by first code",
     "codes shared in histories",
     "seconds",
 )
@@ -58,6 +60,7 @@ def tokenize(name: str, root: Path, options: argparse.Namespace) -> Path:
 
 def row(name: str, metrics: dict) -> list[str]:
     """A tokenizer's line in the table."""
+    unseen = metrics["held_out_reconstruction"]
     kept, rebuilt, affinity = metrics["neighbours"], metrics["reconstruction"], metrics["affinity"]
     by_vector = kept["by_vector"]
     return [
@@ -67,8 +70,10 @@ def row(name: str, metrics: dict) -> list[str]:
         f"{metrics['collision_rate']:.1%}",
         str(metrics["largest_group"]),
         "-" if rebuilt is None else f"{rebuilt['cosine']:.3f}",
+        "-" if unseen is None else f"{unseen['cosine']:.3f}",
         "-" if by_vector is None else f"{by_vector:.1%}",
         f"{kept['by_prefix']:.1%}",
+        f"{metrics['agreement'][0]['purity']:.1%}",
         f"{affinity['adjacent']:.3f}",
         f"{metrics['seconds']:.0f}",
     ]

@@ -33,6 +33,7 @@ class Catalogue(NamedTuple):
     keys: Sequence[str]  # [I] external ids
     titles: Sequence[str]  # [I] "" where the source has none
     texts: Sequence[str]  # [I] "" where the source says nothing about the item
+    categories: Sequence[str]  # [I] "" where the source does not say
 
 
 def k_core(table: "pl.DataFrame", k: int) -> "pl.DataFrame":
@@ -175,7 +176,7 @@ def most_recent(histories: Histories, times: Tensor, count: int) -> tuple[Histor
 
 def finish_items(where: str, catalogue: Catalogue) -> tuple[Catalogue, list[str]]:
     """Returns the catalogue without gaps, and notes on what was missing or too long."""
-    keys, titles, texts = map(list, catalogue)
+    keys, titles, texts, categories = map(list, catalogue)
     untitled, long, silent = 0, 0, 0
     for row, (key, title, text) in enumerate(zip(keys, titles, texts)):
         untitled += not title
@@ -186,7 +187,7 @@ def finish_items(where: str, catalogue: Catalogue) -> tuple[Catalogue, list[str]
     notes = [f"{where}: {untitled:,} of {len(keys):,} items have no title and are called by their id"] if untitled else []
     notes += [f"{where}: {silent:,} of {len(keys):,} items have no text at all; their id is their text"] if silent else []
     notes += [f"{where}: {long:,} texts longer than {MAX_TITLE:,} characters were cut"] if long else []
-    return Catalogue(keys, titles, texts), notes
+    return Catalogue(keys, titles, texts, categories), notes
 
 
 def bare_text(key: str) -> str:

@@ -38,7 +38,7 @@ UNWRITABLE = {
 """What the system says of a disk that is full and of a place that cannot be written to."""
 
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raise it when the layout of the cached files changes."""
 
 WHOLE_HASH_BYTES = 128 << 20
@@ -179,7 +179,7 @@ def cached_corpus(path: Path, build: Callable[[], LoadedCorpus], force: bool = F
 def _payload(loaded: LoadedCorpus) -> dict[str, Tensor | None]:
     """Tensors only: the strings are JSON in bytes, which reads 20 times faster than as many objects; rows of items take 32 bits."""
     corpus = loaded.corpus
-    strings = json.dumps([corpus.item_keys, corpus.titles, corpus.texts, corpus.user_keys, loaded.notes])
+    strings = json.dumps([corpus.item_keys, corpus.titles, corpus.texts, corpus.categories, corpus.user_keys, loaded.notes])
     return {
         "strings": torch.from_numpy(np.frombuffer(bytearray(strings.encode()), dtype=np.uint8)),
         "item_ids": corpus.histories.item_ids.int(),
@@ -193,12 +193,12 @@ def _read(path: Path) -> LoadedCorpus:
     payload = torch.load(path, map_location="cpu", weights_only=True)
     item_ids, offsets, times = payload["item_ids"].long(), payload["offsets"], payload["times"]
     strings = json.loads(payload["strings"].numpy().tobytes())
-    if len(strings) != 5 or not all(isinstance(value, list) and all(isinstance(text, str) for text in value) for value in strings):
-        raise ValueError("five lists of strings expected")
-    keys, titles, texts, users, notes = strings
+    if len(strings) != 6 or not all(isinstance(value, list) and all(isinstance(text, str) for text in value) for value in strings):
+        raise ValueError("six lists of strings expected")
+    keys, titles, texts, categories, users, notes = strings
     fits = (
         offsets.dtype == torch.int64
-        and len(keys) == len(titles) == len(texts)
+        and len(keys) == len(titles) == len(texts) == len(categories)
         and offsets.shape == (len(users) + 1,)
         and int(offsets[0]) == 0
         and int(offsets[-1]) == len(item_ids)
@@ -208,4 +208,4 @@ def _read(path: Path) -> LoadedCorpus:
     )
     if not fits:
         raise ValueError("the arrays do not fit together")
-    return LoadedCorpus(Corpus(keys, titles, texts, users, Histories(item_ids, offsets), times), notes)
+    return LoadedCorpus(Corpus(keys, titles, texts, categories, users, Histories(item_ids, offsets), times), notes)

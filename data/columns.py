@@ -17,6 +17,7 @@ ROLES = {
     "item": ("item", "item_id", "itemId", "movieId", "asin", "parent_asin"),
     "timestamp": ("timestamp", "time", "unixReviewTime"),
     "rating": ("rating", "overall"),
+    "category": ("category", "categories", "genre", "genres", "class"),
 }
 """What a column may be called without being named in ``train.columns``."""
 
@@ -73,20 +74,21 @@ def find_roles(
 
 
 def describe_items(items: "pl.DataFrame", named: Mapping[str, list[str]]) -> Catalogue:
-    """Titles and texts: the title is the first column named like one, with the year where there is one, and leads the text."""
+    """Titles, texts and categories: the title is the first column named like one, with the year where there is one, and leads the text."""
     names = [name for name in items.columns if name != "item"]
-    absent = next((name for role in ("title", "text") for name in named.get(role, ()) if name not in names), None)
+    absent = next((name for role in ("title", "text", "category") for name in named.get(role, ()) if name not in names), None)
     if absent:
         raise UserError(f"train.columns names {absent}; the items have only {field_text(names)[:120] or 'ids'}; mend it")
     title_name = next(iter(named.get("title", ())), None)
     title_name = title_name or next((name for name in names if "title" in name.lower() or "name" in name.lower()), None)
+    category_name = next((name for name in named.get("category", ROLES["category"]) if name in names), None)
     year_name = next((name for name in names if "year" in name.lower()), None)
     described = named.get("text", [name for name in names if name != title_name])
     ordered = [name for name in (title_name,) if name] + [name for name in described if name != title_name]
-    labels = {name: LABELS.get(name, name.replace("_", " ").capitalize()) for name in ordered}
-    titles, texts = [], []
+    labels = {name: LABELS.get(name, field_text(name.replace("_", " ")).capitalize()) for name in ordered}
+    titles, texts, categories = [], [], []
     for row in items.iter_rows(named=True):
-        fields = {name: field_text(row[name]) for name in {*ordered, *filter(None, [year_name])}}
+        fields = {name: field_text(row[name]) for name in {*ordered, *filter(None, [year_name, category_name])}}
         for name in ordered:
             if labels[name] == "Genres" and "," not in fields[name]:
                 fields[name] = ", ".join(re.split(r"[\s|]+", fields[name]))
@@ -94,4 +96,5 @@ def describe_items(items: "pl.DataFrame", named: Mapping[str, list[str]]) -> Cat
         dated = title and re.fullmatch(r"\d{4}", year) and not title.endswith(f"({year})")
         titles.append(f"{title} ({year})" if dated else title)
         texts.append(item_text((labels[name], fields[name]) for name in ordered))
-    return Catalogue(items["item"].to_list(), titles, texts)
+        categories.append(fields.get(category_name or "", ""))
+    return Catalogue(items["item"].to_list(), titles, texts, categories)

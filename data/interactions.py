@@ -28,6 +28,7 @@ class Corpus(NamedTuple):
     item_keys: list[str]  # [I] external ids
     titles: list[str]  # [I] for people; the external id where the source has no title
     texts: list[str]  # [I] what the sentence encoder reads
+    categories: list[str]  # [I] what kind of item it is, for judging semantic IDs by; "" where the source does not say
     user_keys: list[str]  # [U]
     histories: Histories  # every interaction
     times: Tensor | None = None  # [T] seconds, int64 or float64, one for each of the histories' item_ids; None: the source has none

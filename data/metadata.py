@@ -20,6 +20,9 @@ from data.tables import check_file
 from data.text import field_text, item_text
 
 MAX_LINE = 1 << 24
+DEPTH = 2
+"""Steps of the path of categories (Beauty > Makeup > Face > ..) that are an item's category: the first is mostly the shop itself."""
+
 STRING = rb"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\""
 # A dict of plain literals that begins with its asin: such a line can be passed over unparsed when the item is not in the catalogue.
 PLAIN_ENTRY = re.compile(
@@ -33,6 +36,7 @@ class Entry(NamedTuple):
     key: str
     title: str
     text: str
+    category: str  # the shop and its department; "" where unknown
 
 
 def read_literals(path: Path, wanted: Collection[str] | None) -> Iterator[Entry]:
@@ -85,11 +89,11 @@ def read_json(path: Path, wanted: Collection[str] | None) -> Iterator[Entry]:
 def describe(keys: Sequence[str], entries: Iterable[Entry]) -> Catalogue:
     """Returns the items of ``keys`` with what the entries say of them; the last entry of an item counts."""
     rows = {key: row for row, key in enumerate(keys)}
-    titles, texts = [""] * len(keys), [""] * len(keys)
+    titles, texts, categories = ([""] * len(keys) for _ in range(3))
     for entry in entries:
         row = rows[entry.key]
-        titles[row], texts[row] = entry.title, entry.text
-    return Catalogue(keys, titles, texts)
+        titles[row], texts[row], categories[row] = entry[1:]
+    return Catalogue(keys, titles, texts, categories)
 
 
 def _entry(key: str, title: object, brand: object, categories: object, price: object) -> Entry:
@@ -100,7 +104,8 @@ def _entry(key: str, title: object, brand: object, categories: object, price: ob
         ("Categories", html.unescape(field_text(categories))),
         ("Price", price),
     ]
-    return Entry(key, shown, item_text(fields))
+    path = categories[:DEPTH] if isinstance(categories, list) else []
+    return Entry(key, shown, item_text(fields), " > ".join(html.unescape(field_text(name)) for name in path))
 
 
 def _entries(path: Path, parse: Callable[[int, bytes], Mapping[str, object] | None], line_is: str) -> Iterator[Mapping[str, object]]:

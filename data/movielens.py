@@ -15,10 +15,11 @@ NO_GENRES = "(no genres listed)"
 
 
 class Movies(NamedTuple):
-    """Titles for people and texts for the encoder."""
+    """Titles for people, texts for the encoder, and genres."""
 
     titles: list[str]  # [I]
     texts: list[str]  # [I]
+    genres: list[str]  # [I] all of a movie's genres together; "" where none is listed
 
 
 def fetch_archive(folder: Path, split: str, names: Sequence[str]) -> list[Path]:
@@ -52,11 +53,12 @@ def describe_movies(titles: Sequence[str], genres: Sequence[str]) -> Movies:
         titles: [I] as ``Toy Story (1995)``, the year not always there.
         genres: [I] joined by ``|``.
     """
-    shown, texts = [], []
+    shown, texts, categories = [], [], []
     for title, listed in zip(map(field_text, titles), genres):
         dated = YEAR.fullmatch(title)
         name, year = dated.groups() if dated else (title, "")
         kinds = [] if listed == NO_GENRES else listed.split("|")
         shown.append(title)
+        categories.append(field_text(kinds))
         texts.append(item_text([("Title", name), ("Year", year), ("Genres", kinds)]))
-    return Movies(shown, texts)
+    return Movies(shown, texts, categories)

@@ -85,15 +85,16 @@ def load_synthetic(filters: Filters, num_users: int = 2000, num_items: int = 400
 
     truth = planted(num_users, num_items, seed)
     brands = [BRANDS[int(number) % len(BRANDS)] for number in truth.cluster]
-    fields = zip(titles_of(truth), brands, truth.cluster)
-    texts = [item_text([("Title", title), ("Brand", brand), ("Categories", f"Shelf {shelf}")]) for title, brand, shelf in fields]
+    shelves = [f"Shelf {shelf}" for shelf in truth.cluster]
+    fields = zip(titles_of(truth), brands, shelves)
+    texts = [item_text([("Title", title), ("Brand", brand), ("Categories", shelf)]) for title, brand, shelf in fields]
     lengths = [len(history) for history in truth.histories]
     items = np.concatenate(truth.histories)
     starts = np.random.default_rng([seed, 4]).integers(0, 1000, num_users)
     days = np.repeat(starts, lengths) + np.concatenate([np.arange(length) for length in lengths])
     users = np.repeat([f"u{user + 1}" for user in range(num_users)], lengths)
     table = pl.DataFrame({"user": users, "item": items, "time": 1_300_000_000 + 86_400 * days, "rating": 3.0 + items % 3})
-    catalogue = Catalogue([f"i{item + 1}" for item in range(num_items)], titles_of(truth), texts)
+    catalogue = Catalogue([f"i{item + 1}" for item in range(num_items)], titles_of(truth), texts, shelves)
     loaded = assemble("synthetic", "synthetic", catalogue, table, filters)
     notes = [f"synthetic: knowing how it was drawn gives recall@1 {ceiling(truth):.4f} on test", *loaded.notes]
     for note in notes:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+SHOWN = 6
+"""Lines that a complaint names; of the others it says how many they are."""
+
 TYPED = re.compile(r":(token|float)(_seq)?$")
 """What RecBole's atomic files write behind a column's name."""
 
@@ -29,11 +32,13 @@ class Table(NamedTuple):
     place: Callable[[int], str]  # row -> "file:line"
 
     def first(self, condition: "pl.Expr", what: str) -> Iterator[str]:
-        """A sentence for the first row of which the condition holds; ``what`` continues a sentence that begins with its place."""
+        """A sentence for the rows of which the condition holds; ``what`` continues a sentence that begins with the place of the first."""
         rows = self.frame.select(condition.fill_null(False).arg_true().alias("row"))["row"]
         if len(rows):
-            more = f" ({len(rows):,} such lines)" if len(rows) > 1 else ""
-            yield f"{self.place(int(rows[0]))} {what}{more}"
+            places = [self.place(row) for row in rows[:SHOWN].to_list()]
+            others = ", ".join(place.removeprefix(str(self.path)).lstrip(":, ") for place in places[1:])
+            more = f" (also {others}{', ...' if len(rows) > SHOWN else ''}; {len(rows):,} in all)" if others else ""
+            yield f"{places[0]} {what}{more}"
 
     def refuse_first(self, condition: "pl.Expr", what: str) -> None:
         """Raises such a sentence."""
@@ -69,8 +74,9 @@ def check_file(path: Path, expected: str) -> None:
 def check_header(path: Path, names: Sequence[str], needed: Sequence[str], expected: str, separated: bool = True) -> None:
     """Raises where a needed column is absent or one stands there twice; not ``separated``: the first line has no separator at all."""
     absent = [name for name in needed if name not in names]
-    if absent or len(set(names)) < len(names):
-        what = f"lacks the column {absent[0]}" if absent else "names a column twice"
+    double = next((name for name in names if names.count(name) > 1), None)
+    if absent or double is not None:
+        what = f"lacks the column {absent[0]}" if double is None else f"has the column {field_text(double)!r:.60} twice"
         raise UserError(f"{path}:1 {what}{'' if separated else ' and has no separator'}; expected {expected}; mend the header")
 
 

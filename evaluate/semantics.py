@@ -5,8 +5,10 @@ figure stands what codes without meaning would get.
 Shape letters: I items, L levels, D width of the quantized vectors, E of the item vectors, Q queries, T interactions, U users.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,6 +111,14 @@ def sample_rows(count: int, limit: int | None, seed: int) -> Tensor:
     if limit is None or limit >= count:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+
+
+def category_ids(categories: Sequence[str]) -> Tensor | None:
+    """Numbers [I] int64 for the items' categories, PAD for ""; None where fewer than two are told apart, so that nothing can agree."""
+    names, ids = np.unique(np.array(categories, dtype=object).astype(str), return_inverse=True)
+    if np.count_nonzero(names != "") < 2:
+        return None
+    return torch.from_numpy(np.where(np.array(names) == "", PAD, np.arange(len(names)))[ids])
 
 
 def agreement(codes: Tensor, categories: Tensor, seed: int = 0) -> list[Agreement]:

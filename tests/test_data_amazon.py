@@ -56,6 +56,7 @@ def test_a_split_is_read_with_ids_texts_and_titles(tmp_path):
     assert corpus.texts[0] == "Title: Soap & Co; Brand: Elm; Categories: Beauty, Bath; Price: 3.5"
     assert corpus.texts[1:] == ["Title: Oil", "Title: B3", "Brand: Fir", "Title: B5", "Title: B6"]
     assert corpus.titles == ["Soap & Co", "Oil", "B3", "B4", "B5", "B6"]
+    assert corpus.categories == ["Beauty > Bath", "", "", "", "", ""]
     assert "4 of 6 items have no title" in notes[0]
     assert "3 of 6 items have no text at all" in notes[1]
 

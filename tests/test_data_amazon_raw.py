@@ -63,6 +63,7 @@ def test_reviews_of_2014_become_a_corpus(tmp_path):
     assert corpus.item_keys == ["B1", "B2", "B3"]
     assert corpus.titles == ["Soap & Co", "B2", "B3"]
     assert corpus.texts == ["Title: Soap & Co; Brand: Elm; Categories: Beauty, Bath; Price: 3.5", "Title: B2", "Categories: All Beauty"]
+    assert corpus.categories == ["Beauty > Bath", "", "All Beauty"]
     assert corpus.user_keys == ["ann", "bob"]
     assert to_lists(corpus.histories) == [[1, 2, 0], [0]]  # ann's B3 and B1 share a time: the file's order
     assert corpus.times.tolist() == [1265984000, 1365984000, 1365984000, 1365984000]
@@ -84,6 +85,7 @@ def test_reviews_of_2023_become_a_corpus(tmp_path):
     corpus, notes = load(write_2023(tmp_path), 2023)
     assert corpus.item_keys == ["P1", "P2"]
     assert corpus.texts == ["Title: Cream; Brand: Elm; Categories: Beauty, Face; Price: 9.99", "Title: Oil"]
+    assert corpus.categories == ["Beauty > Face", ""]
     assert to_lists(corpus.histories) == [[1, 0], [0]]
     assert corpus.times.tolist() == [1588687728.922, 1588687728.923, 1588687728.0]
     assert notes == []

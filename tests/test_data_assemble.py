@@ -10,7 +10,7 @@ from tests.synthetic import to_histories, to_lists
 
 SMALL = st.integers(0, 3)
 KEYS = [str(item) for item in range(10)]
-CATALOGUE = Catalogue(KEYS, [f"title {key}" for key in KEYS], [f"text {key}" for key in KEYS])
+CATALOGUE = Catalogue(KEYS, [f"title {key}" for key in KEYS], [f"text {key}" for key in KEYS], [""] * 10)
 
 
 def table(rows, names=("user", "item", "time", "rating")):
@@ -89,7 +89,7 @@ def test_the_most_recent_interactions_stay():
 
 
 def test_what_is_missing_or_too_long_is_mended_and_counted():
-    catalogue = Catalogue(["a", "b", "c"], ["", "x" * 100_000, "fine"], ["", "", "text"])
+    catalogue = Catalogue(["a", "b", "c"], ["", "x" * 100_000, "fine"], ["", "", "text"], ["", "kind", ""])
     corpus, notes = assemble("here", "there", catalogue, table([(0, 0, 1)]), Filters())
     assert corpus.titles == ["a", "x" * MAX_TITLE, "fine"]
     assert corpus.texts == ["Title: a", "Title: b", "text"]

@@ -38,6 +38,7 @@ def test_atomic_files_become_a_corpus(tmp_path):
         "Title: unknown; Year: unknown; Genres: unknown",
         "Title: M (1931); Year: 1931; Genres: Crime; Country code: de",
     ]
+    assert corpus.categories == ["Animation, Comedy", "", "unknown", "Crime"]
     assert any("1 rows repeat" in note for note in notes)
     assert any("1 of 4 items have no title" in note for note in notes)
 
@@ -78,7 +79,7 @@ def test_the_planted_order_is_read_back(tmp_path):
             r"tiny.inter:1 has no column for the timestamp .*set train.columns = \[\"timestamp=NAME\"\]",
         ),
         (INTER, ITEM.replace("item_id", "id"), "tiny.item:1 has no column for the item"),
-        (INTER, ITEM.replace("class", "movie_title"), "tiny.item:1 names a column twice"),
+        (INTER, ITEM.replace("class", "movie_title"), "tiny.item:1 has the column 'movie_title' twice"),
         (INTER + "ann\t10\n", ITEM, "tiny.inter:6 does not have 4 tab-separated fields"),
         (INTER.replace("ann\t10", "\nann\t10"), ITEM, "tiny.inter:3 does not have 4 tab-separated fields"),
         (INTER + "ann\t99\t1\t1\n", ITEM, "tiny.inter:6 has an item that tiny.item lacks"),
@@ -225,3 +226,22 @@ def test_one_user_with_one_item_is_understood_and_told(tmp_path, capsys):
     assert "nothing to train on" in capsys.readouterr().out
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "no directory" in capsys.readouterr().err
+
+
+def test_a_fault_in_many_lines_names_the_first_few_and_counts_them(tmp_path):
+    rows = "".join(f"u\t{999 if line > 5 else 10}\t{line}\t3.0\n" for line in range(2, 20))
+    with pytest.raises(UserError, match=r"tiny\.inter:6 has an item .* \(also 7, 8, 9, 10, 11, \.\.\.; 14 in all\)$"):
+        load_custom(write(tmp_path, INTER.splitlines(keepends=True)[0] + rows), "tiny")
+
+
+def test_the_category_may_be_a_column_of_any_name(tmp_path):
+    item = "item_id:token\tname:token\tshelf:token\n10\tSoap\tBath\n30\tOil\t\n"
+    corpus = load_custom(write(tmp_path, item=item), "tiny", columns=["category=shelf"]).corpus
+    assert corpus.categories == ["Bath", ""]
+    with pytest.raises(UserError, match="names shop; the items have only"):
+        load_custom(tmp_path, "tiny", columns=["category=shop"])
+
+
+def test_a_column_s_name_cannot_bring_control_characters_into_the_texts(tmp_path):
+    item = "item_id:token\tna\x1bme:token\tti\ufefftle:token\n10\tSoap\tOil\n30\tOil\t\n"
+    assert load_custom(write(tmp_path, item=item), "tiny").corpus.texts == ["Na me: Soap; Ti tle: Oil", "Na me: Oil"]

@@ -113,7 +113,7 @@ def test_popularity_counts_the_training_part_alone():
 def test_statistics_agree_with_counts_by_hand():
     histories = to_histories(USERS)
     keys = [str(item) for item in range(10)]
-    numbers = statistics(Corpus(keys, keys, keys, ["a", "b", "c", "d", "e"], histories))
+    numbers = statistics(Corpus(keys, keys, keys, keys, ["a", "b", "c", "d", "e"], histories))
     assert (numbers.users, numbers.items, numbers.interactions, numbers.train_targets) == (5, 10, 10, 2)
     assert numbers.mean_length == 2.0
     assert numbers.median_length == 2.0

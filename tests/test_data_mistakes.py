@@ -178,7 +178,7 @@ MISTAKES = [
     Mistake("ML_32M", "directory instead of a file", directory(RATINGS_CSV), ("ratings.csv is a directory",)),
     Mistake("ML_32M", "wrong delimiter", swap(RATINGS_CSV, ",", ";"), ("ratings.csv:1 lacks the column userId", "no separator")),
     Mistake("ML_32M", "missing column", swap(RATINGS_CSV, "rating", "stars", 1), ("ratings.csv:1 lacks the column rating",)),
-    Mistake("ML_32M", "column named twice", swap(RATINGS_CSV, "timestamp", "userId", 1), ("ratings.csv:1 lacks the column timestamp",)),
+    Mistake("ML_32M", "column named twice", swap(RATINGS_CSV, "timestamp", "userId", 1), ("ratings.csv:1 has the column 'userId' twice",)),
     Mistake("ML_32M", "too many fields", add(RATINGS_CSV, "1,1,5,5,5"), ("ratings.csv:", "has 5 fields, not 4")),
     Mistake("ML_32M", "too few fields", add(RATINGS_CSV, "1,1,5"), ("ratings.csv:", "has no timestamp")),
     Mistake("ML_32M", "non-numeric time", add(RATINGS_CSV, "1,1,5,soon"), ("ratings.csv:", "'soon' for timestamp", "a whole number")),

@@ -47,6 +47,7 @@ def test_the_files_of_ml_1m_become_a_corpus(tmp_path):
         "Title: Ox Tale; Year: 1995; Genres: Animation, Children's",
         "Title: Misérables, Les; Year: 1998; Genres: Drama",
     ]
+    assert corpus.categories[:2] == ["Animation, Children's", "Drama"]
     assert corpus.user_keys == ["6", "5"]
     assert to_lists(corpus.histories) == [[0, 1], [0, 1]]
     assert corpus.times.tolist() == [978300750, 978300760, 978300000, 978300000]
@@ -162,7 +163,7 @@ def test_extra_columns_are_passed_over(tmp_path):
 
 
 def test_titles_of_any_shape_become_texts():
-    titles, texts = describe_movies(
+    titles, texts, genres = describe_movies(
         ["", "A  B\x1b[2J (1999)", "2001 (1968) ", "(500) Days", "Until (1999- )"], ["", "", "Sci-Fi", "Drama", ""]
     )
     assert titles == ["", "A B [2J (1999)", "2001 (1968)", "(500) Days", "Until (1999- )"]
@@ -172,6 +173,7 @@ def test_titles_of_any_shape_become_texts():
         "Title: (500) Days; Genres: Drama",
         "Title: Until; Year: 1999",
     ]
+    assert genres == ["", "", "Sci-Fi", "Drama", ""]
 
 
 def test_an_archive_laid_by_hand_is_enough(tmp_path):

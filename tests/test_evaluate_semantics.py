@@ -12,7 +12,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from data.schemas import PAD
 from evaluate import semantics
 from evaluate.codebook import prefix_nodes
-from evaluate.semantics import agreement, neighbours_kept, prefix_affinity, sample_rows
+from evaluate.semantics import agreement, category_ids, neighbours_kept, prefix_affinity, sample_rows
 
 
 def fan(*degrees: float) -> torch.Tensor:
@@ -167,6 +167,15 @@ def test_tiny_clusters_look_good_and_the_chance_figure_says_so():
 def test_categories_that_nobody_knows_are_refused():
     with pytest.raises(ValueError, match="no item has a category"):
         agreement(torch.zeros(3, 1, dtype=torch.int64), torch.full((3,), PAD))
+
+
+def test_categories_are_numbered_and_unknown_ones_left_out():
+    ids = category_ids(["Hair", "", "Bath", "Hair"])
+    assert ids is not None
+    assert ids[1] == PAD
+    assert ids[0] == ids[3] != ids[2]
+    assert category_ids(["", "Bath", "Bath"]) is None  # one category agrees with anything
+    assert category_ids([""]) is None
 
 
 CODES = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 0]])

@@ -13,7 +13,7 @@ from evaluate.codebook import Reconstruction, reconstruction_quality
 from evaluate.maps import latent_map, prefix_tree
 from evaluate.plots import codebook_plot
 from evaluate.quality import TokenizerQuality, tokenizer_quality
-from evaluate.semantics import sample_rows
+from evaluate.semantics import category_ids, sample_rows
 from modules.loss import reconstruction_loss
 from modules.rqvae import RqVae
 from modules.tokenizer.direct import DirectTokenizer
@@ -41,6 +41,7 @@ def appraise(
     embeddings: Tensor,
     held_out: Tensor | None,
     titles: list[str],
+    categories: list[str],
     histories: tuple[Tensor, Tensor] | None,
     seed: int,
 ) -> Appraisal:
@@ -52,6 +53,7 @@ def appraise(
         embeddings: [I, E] of all items.
         held_out: the rows of them that were not trained on.
         titles: I of them.
+        categories: I of them, "" where unknown.
         histories: item_ids and offsets of the training part.
         seed: of the items that are drawn where all would be too many.
     """
@@ -64,6 +66,7 @@ def appraise(
         latents,
         [codebook.cpu() for codebook in tokenizer.codebooks],
         histories,
+        category_ids(categories),
         reconstruction=_reconstruction(coder, embeddings, seed),
         held_out_reconstruction=None if held_out is None else _reconstruction(coder, held_out, seed),
         queries=min(QUERIES, PAIRS // len(codes)),
