@@ -3,23 +3,21 @@
 Raw files that are already in ``<root>/raw/<split>/`` are used as they are; nothing is downloaded then.
 """
 
-import logging
-import socket
 import zipfile
-from http.client import HTTPException
 from pathlib import Path
 
-from torch_geometric.data import InMemoryDataset, download_google_url
+from torch_geometric.data import InMemoryDataset
 
 from data.archive import extract_members
-from data.cache import cached_corpus, corpus_path, raw_fingerprint, whole_file
+from data.cache import cached_corpus, corpus_path, raw_fingerprint
+from data.download import fetch
 from data.p5 import FILES, PARSER_VERSION, SPLITS, read_p5
 from data.schemas import UserError
 from data.text import TEMPLATE_VERSION
 
-log = logging.getLogger("tiger.data")
+P5_URL = "https://drive.usercontent.google.com/download?id=1qGxgmx7G_WB7JE4Cn_bEcZ_o_NAJLE3G&confirm=t"
+"""Google Drive's answer to the question whether to download a file that it could not scan; it has no checksum to ask for."""
 
-P5_ARCHIVE_ID = "1qGxgmx7G_WB7JE4Cn_bEcZ_o_NAJLE3G"
 ARCHIVE_NAME = "P5_data.zip"
 
 
@@ -69,16 +67,8 @@ class AmazonReviews(InMemoryDataset):
 
 def _fetch_archive(archive: Path, missing: list[Path]) -> None:
     names = ", ".join(path.name for path in missing)
-    ways = f"connect once, copy these files of P5's data to {missing[0].parent}, or put P5's zip archive there as {archive}"
-    log.info("downloading P5's data to %s", archive)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(60)
-    try:
-        with whole_file(archive) as temporary:
-            download_google_url(P5_ARCHIVE_ID, str(temporary.parent), temporary.name, log=False)
-            if not zipfile.is_zipfile(temporary):
-                raise UserError(f"{names} are missing, and Google Drive answered with something that is no zip archive; {ways}")
-    except (OSError, HTTPException) as error:
-        raise UserError(f"{names} are missing from {missing[0].parent} and cannot be downloaded ({error}); {ways}") from error
-    finally:
-        socket.setdefaulttimeout(timeout)
+    ways = f"connect once, copy {names} of P5's data to {missing[0].parent}, or put P5's zip archive there as {archive}"
+    fetch(P5_URL, archive, ways)
+    if not zipfile.is_zipfile(archive):
+        archive.unlink()
+        raise UserError(f"{names} are missing, and Google Drive answered with something that is no zip archive; {ways}")

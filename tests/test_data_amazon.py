@@ -2,9 +2,7 @@ import ast
 import gzip
 import json
 import logging
-import shutil
 import stat
-import urllib.error
 import zipfile
 
 import pytest
@@ -42,10 +40,7 @@ def write_split(folder, sequences=SEQUENCES, maps=MAPS, meta=None):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise urllib.error.URLError("no network in tests")
-
-    monkeypatch.setattr(data.amazon, "download_google_url", refuse)
+    monkeypatch.setattr(data.amazon, "P5_URL", "http://127.0.0.1:9/P5_data.zip")
 
 
 def test_a_split_is_read_with_ids_texts_and_titles(tmp_path):
@@ -236,7 +231,9 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 def test_missing_files_without_a_network_are_told_with_the_ways_to_supply_them(tmp_path):
     raw = write_split(tmp_path)
     (raw / "meta.json.gz").unlink()
-    with pytest.raises(UserError, match=r"meta.json.gz are missing from .*beauty.*no network.*copy these files.*P5_data.zip") as caught:
+    with pytest.raises(
+        UserError, match=r"P5_data.zip is missing from .*raw.*copy meta.json.gz of .*beauty, or put .*P5_data.zip"
+    ) as caught:
         load(tmp_path)
     assert "sequential_data.txt" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -255,7 +252,7 @@ def zip_of(folder, archive, extra=()):
 
 
 def serve(monkeypatch, archive):
-    monkeypatch.setattr(data.amazon, "download_google_url", lambda _, folder, filename, log: shutil.copy(archive, f"{folder}/{filename}"))
+    monkeypatch.setattr(data.amazon, "P5_URL", archive.as_uri())
 
 
 def test_missing_files_are_taken_from_the_downloaded_archive_and_nothing_else_is(tmp_path, monkeypatch):
