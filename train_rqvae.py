@@ -29,7 +29,7 @@ from data.processed import ItemData, RecDataset, data_config, load_corpus, load_
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health
-from evaluate.doctor import collapse_warnings, diagnose
+from evaluate.doctor import collapse_warnings, diagnose, few_items_warning
 from evaluate.plots import loss_plot
 from evaluate.quality import quality_values
 from init.kmeans import Shard
@@ -269,6 +269,8 @@ def train(
         behind = f" and {collaborative_dim} collaborative features of weight {collaborative_weight:g}" if collaborative_weight else ""
         run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}{behind}")
         run.track(wandb_logging, wandb_project)
+        if (few := few_items_warning(len(items.keys), max(config.codebook_sizes))) is not None:
+            run.say(f"warning: {few}")
         coder: RqVae | DirectTokenizer
         if isinstance(config, RqVaeConfig):
             coder = RqVae(config).to(placement.device)

@@ -69,3 +69,9 @@ def table(rows: list[list[str]]) -> str:
         "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths)))
         for row in rows
     )
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Rows as a Markdown table; the first one is its head."""
+    head, *body = rows
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)) + "\n"

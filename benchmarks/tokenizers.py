@@ -14,7 +14,7 @@ from pathlib import Path
 
 import train_decoder
 import train_rqvae
-from benchmarks.timing import RESULTS, save
+from benchmarks.timing import RESULTS, markdown, save
 from modules.runtime.config import run_script
 
 TOKENIZERS = {
@@ -86,12 +86,6 @@ def decode(name: str, rqvae: Path, root: Path, seed: int, options: argparse.Name
     if run_script(train_decoder.train, "", ["configs/decoder_amazon_mpnet.gin", *given, "do_eval=False", "full_eval_every=7500"]):
         raise SystemExit(f"the decoder on {name} did not end well; see above")
     return json.loads((folder / "beauty" / "metrics.json").read_text())["validation"]["TIGER"]["metrics"]
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """Rows as a Markdown table; the first one is its head."""
-    head, *body = rows
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)) + "\n"
 
 
 def main() -> None:

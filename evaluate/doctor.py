@@ -58,12 +58,26 @@ def collapse_warnings(
     Returns:
         At most L sentences; empty when all is well.
     """
-    return [
-        f"codebook collapse at level {level}: {round(usage * size)} of {size} codes in use ({usage:.1%}), as a rule because "
-        f"{_likely_cause(level)}; {_advice([CENTRE, KMEANS], settings, _advice([REVIVE], settings, 'lower train.learning_rate'))}."
-        for level, (usage, size) in enumerate(zip(health.usage, sizes))
-        if usage < threshold
-    ]
+    items = sum(size * groups for size, groups in health.group_sizes.items())
+    found = []
+    for level, (usage, size) in enumerate(zip(health.usage, sizes)):
+        if usage < threshold:
+            cause, advice = _likely_cause(level), _advice([CENTRE, KMEANS], settings, _advice([REVIVE], settings, ""))
+            if not advice and few_items(items, size):
+                cause, advice = _few_items_cause(items), _fewer_codes(items)
+            what = f"codebook collapse at level {level}: {round(usage * size)} of {size} codes in use ({usage:.1%})"
+            found.append(f"{what}, as a rule because {cause}; {advice or 'lower train.learning_rate'}.")
+    return found
+
+
+def few_items(items: int, size: int) -> bool:
+    """Too few for ``size`` codes a level: the first level tells nearly all of them apart and leaves the others nothing."""
+    return items < 4 * size
+
+
+def few_items_warning(items: int, size: int) -> str | None:
+    """A sentence before training, where ``few_items`` holds."""
+    return f"{_few_items_cause(items)} as {size}; {_fewer_codes(items)}" if few_items(items, size) else None
 
 
 def diagnose(quality: TokenizerQuality, settings: Mapping[str, object] | None = None) -> list[str]:
@@ -92,12 +106,10 @@ def _use(quality: TokenizerQuality, settings: Mapping[str, object] | None) -> It
     for level, (usage, perplexity, size) in enumerate(zip(quality.health.usage, quality.health.perplexity, quality.sizes)):
         used = round(usage * size)
         if COLLAPSE_BELOW <= usage < LOW_USAGE:
-            many = quality.items < 4 * size
-            cause = (
-                f"{quality.items:,} items are few for so many codes" if many else "codes that started far from the data were never chosen"
-            )
-            smaller = f"set train.vae_codebook_size = {_power_below(used)}"
-            advice = smaller if many else _advice([KMEANS, REVIVE], settings, smaller)
+            cause, advice = _few_items_cause(quality.items), _fewer_codes(quality.items)
+            if not few_items(quality.items, size):
+                cause = "codes that started far from the data were never chosen"
+                advice = _advice([KMEANS, REVIVE], settings, f"set train.vae_codebook_size = {_power_below(used)}")
             yield (
                 f"low usage at level {level}: {used} of {size} codes in use ({usage:.1%}; TIGER asks for {LOW_USAGE:.0%}), likely because "
                 f"{cause}; {advice}."
@@ -177,6 +189,14 @@ def _likely_cause(level: int) -> str:
     if level == 0:
         return "the item embeddings share one large common mean or the codebook started far from them"
     return "the levels before it learned only the common mean or this codebook started far from its residuals"
+
+
+def _few_items_cause(items: int) -> str:
+    return f"{items:,} items are few for so many codes"
+
+
+def _fewer_codes(items: int) -> str:
+    return f"set train.vae_codebook_size = {max(_power_below(items // 4), 2)}"
 
 
 def _power_below(count: int) -> int:

@@ -5,8 +5,8 @@ import inspect
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
+import benchmarks.health
 import modules.rqvae
 import train_rqvae
 from modules.gradients import rotation_trick, straight_through
@@ -22,14 +22,9 @@ ALONE = {"warm_up": 0, "steps": 150, "dead_code_steps": 0}
 """Without what else would keep codes in use, so that one cause shows."""
 
 
-def vectors(number: int = 600, width: int = 128, clusters: int = 120, spread: float = 0.4, cosine: float = 0.85, seed: int = 0) -> Tensor:
-    """Unit rows in clusters around one large common direction: mean cosine as given, what else there is falls off as 1 / rank."""
-    generator = torch.Generator().manual_seed(seed)
-    scales = 1 / torch.arange(1, width + 1) ** 0.5
-    centres = torch.randn(clusters, width, generator=generator) * scales
-    own = centres[torch.arange(number) % clusters] + spread * torch.randn(number, width, generator=generator) * scales
-    shared = normalize(torch.randn(width, generator=generator), dim=0)
-    return normalize(cosine**0.5 * shared + (1 - cosine) ** 0.5 * normalize(own, dim=1), dim=1)
+def vectors(number: int = 600, width: int = 128, clusters: int = 120, spread: float = 0.4) -> Tensor:
+    """Anisotropic unit rows of mean cosine .85, as the health benchmark has them."""
+    return benchmarks.health.vectors(number, width, clusters, spread)
 
 
 def trained(items: Tensor, warm_up: int = 80, steps: int = 100, start: str = "kmeans", **changes: object) -> RqVae:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evaluate.codebook import CodebookHealth, codebook_health
-from evaluate.doctor import collapse_warnings, diagnose
+from evaluate.doctor import collapse_warnings, diagnose, few_items_warning
 from evaluate.quality import TokenizerQuality
 from evaluate.semantics import NeighboursKept
 
@@ -99,6 +99,20 @@ def test_collapse_is_named_with_its_level_usage_and_cure() -> None:
         assert "train.use_kmeans_init = True" in warning
         assert warning.endswith(".")
         assert "\n" not in warning
+
+
+def test_few_items_are_named_as_the_cause_once_nothing_else_is_left_to_cure() -> None:
+    codes = torch.stack([torch.arange(300) % 256, torch.arange(300) % 3], dim=1)
+    cured = {"tokenizer": "rqvae", "vae_input_norm": "center_unit", "use_kmeans_init": True, "vae_dead_code_steps": 50}
+    (warning,) = collapse_warnings(codebook_health(codes, (256, 256)), (256, 256), settings=cured)
+    assert "300 items are few for so many codes; set train.vae_codebook_size = 64." in warning
+    (warning,) = collapse_warnings(codebook_health(codes.repeat(10, 1), (256, 256)), (256, 256), settings=cured)
+    assert "lower train.learning_rate" in warning
+
+
+def test_few_items_are_told_before_training() -> None:
+    assert few_items_warning(300, 256) == "300 items are few for so many codes as 256; set train.vae_codebook_size = 64"
+    assert few_items_warning(12_101, 256) is None
 
 
 def test_a_healthy_codebook_is_silent_and_the_threshold_itself_is_healthy() -> None:
