@@ -236,15 +236,20 @@ def fitted(items: Tensor) -> RqVae:
     return model
 
 
-def mapped_codes(path: str, items: int) -> dict[str, float]:
+def mapped_codes(path: str, items: int, wall: bool) -> dict[str, float]:
     model = fitted(catalogue(4096))
+    found = {}
     with Memory() as memory:
         embeddings = load_embeddings(path, items, read_up_to=0)
-        seconds = medians({"": lambda: model.get_semantic_ids(embeddings)}, 1, 1, time.process_time, warm_up=0)[""]
+        job = {"": lambda: model.get_semantic_ids(embeddings)}
+        if wall:
+            found["wall seconds, 2 threads"] = medians(job, 1, 2, time.perf_counter, warm_up=0)[""]
+        else:
+            found["cpu seconds, 1 thread"] = medians(job, 1, 1, time.process_time, warm_up=0)[""]
         codes = model.get_semantic_ids(embeddings[:BEAUTY])
     whole = model.get_semantic_ids(torch.from_numpy(np.load(path, mmap_mode="r")[:BEAUTY].astype(np.float32)))
     assert torch.equal(codes, whole), "codes of mapped rows differ from those of the same rows in memory"
-    return {"cpu seconds, 1 thread": seconds, "peak GiB": memory.resident, "peak GiB without the file's pages": memory.anonymous}
+    return {**found, "peak GiB": memory.resident, "peak GiB without the file's pages": memory.anonymous}
 
 
 def colliding(items: int) -> dict[str, float]:
@@ -265,15 +270,16 @@ def codes(options: argparse.Namespace, placement: Placement) -> dict[str, object
     for clock, seconds in clocked({"codes": lambda: model.get_semantic_ids(items)}, options, placement.device).items():
         result[f"{BEAUTY} items, {clock}"] = seconds["codes"]
         print(f"\ncodes of {BEAUTY:,} items: {seconds['codes']:.3f} s ({clock})", flush=True)
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        path = Path(folder) / "items.npy"
-        file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(options.items, CONFIG.input_dim))
-        block = catalogue(50_000).numpy().astype(np.float16)
-        for start in range(0, options.items, len(block)):
-            file[start : start + len(block)] = block[: options.items - start]
-        file.flush()
-        del file
-        result[f"{options.items} items from a file"] = in_own_process(mapped_codes, str(path), options.items)
+    block = catalogue(50_000).numpy().astype(np.float16)
+    for number in options.items:
+        with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+            path = Path(folder) / "items.npy"
+            file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(number, CONFIG.input_dim))
+            for start in range(0, number, len(block)):
+                file[start : start + len(block)] = block[: number - start]
+            file.flush()
+            del file
+            result[f"{number} items from a file"] = in_own_process(mapped_codes, str(path), number, options.wall)
     for number in options.collisions:
         result[f"collision codes of {number} items"] = in_own_process(colliding, number)
     return result
@@ -286,7 +292,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--wall", action="store_true", help="on an idle machine: wall time with two threads as well")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
-    parser.add_argument("--items", type=int, default=1_000_000, help="items in the memory-mapped file, 1.5 GB a million")
+    parser.add_argument("--items", type=int, default=[1_000_000], nargs="+", help="items in a memory-mapped file, 1.5 GB a million")
     parser.add_argument("--collisions", nargs="+", type=int, default=[1_000_000], help="items with collision codes")
     parser.add_argument("--scratch", help="folder for that file, removed afterwards")
     options = parser.parse_args()
