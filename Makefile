@@ -1,7 +1,7 @@
 # make demo   real data, real text encoder, both stages and recommendations, on a CPU in minutes
 # make test   the whole suite, offline
 # make check  linter, formatter and types
-# make bench  speed against peers and growth, with the machine's description; needs Beauty and a stage-1 run of it
+# make bench  stage 2 against its peers, and its growth, with the machine's description; needs Beauty and a stage-1 run of it
 # make readme the README's parameter tables from the scripts' signatures
 
 PYTHON ?= python3
@@ -42,7 +42,6 @@ $(VENV)/installed-bench: $(VENV)/installed pyproject.toml
 	touch $@
 
 bench: $(VENV)/installed-bench
-	$(BIN)/python -m benchmarks.rqvae
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.scaling
