@@ -243,7 +243,6 @@ class RqVae(InputNormalizer):
         return RqVaeOutput(loss, reconstructed, codebook, commitment, quantized.codes, norms)
 
     @torch.no_grad()
-    @torch.no_grad()
     def get_semantic_ids(self, items: Tensor, chunk_size: int = ENCODED_AT_ONCE) -> Tensor:
         """Codes [I, L] of ``items`` [I, E], without collision code, in one chunked pass: the nearest codes, in fp32 under any autocast.
 

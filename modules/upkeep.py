@@ -25,7 +25,7 @@ class Upkeep:
 
     Args:
         model: whose levels are kept.
-        optimizer: of the model's parameters; its moments of a revived codeword start anew.
+        optimizer: of the model's parameters; its first moment of a revived codeword starts anew, its second at the others' mean.
         first: first step with the quantizer.
         iterations: steps in all.
         batch_size: items a batch over all processes.
@@ -69,9 +69,10 @@ class Upkeep:
                 average(level, total[:, 0], total[:, 1:], self.config.ema_decay)
             if level.revived:
                 level.uses += total[:, 0]
-        period, done = self.config.dead_code_steps, self.step + 1
-        if period and (done - self.first) % period == 0:
-            if done <= LAST * self.iterations:
+        # One step into the next period: a look at the codes when a period ends sees what the items chose, not what was just put there.
+        period, since = self.config.dead_code_steps, self.step - self.first
+        if period and since > 0 and since % period == 0:
+            if self.step < LAST * self.iterations:
                 for number, level in enumerate(self.levels):
                     self._revive(level, number)
             for level in self.levels:
@@ -86,10 +87,13 @@ class Upkeep:
         # The dead codes take the draws in turn.
         turn = (revived.cumsum(0) - 1).clamp_min(0)
         level.put(revived, self.shard.of_first(residuals[drawn[turn % len(drawn)]]))
-        for moment in ("exp_avg", "exp_avg_sq"):
-            state = self.optimizer.state.get(level.codebook, {})
-            if moment in state:
-                state[moment].masked_fill_(revived.unsqueeze(1), 0)
+        state = self.optimizer.state.get(level.codebook, {})
+        if "exp_avg" in state:
+            rows, live = revived.unsqueeze(1), (~revived).unsqueeze(1)
+            state["exp_avg"].masked_fill_(rows, 0)
+            # Zero here would have the first updates overshoot: Adam corrects for a young average by the age of the whole codebook.
+            mean = (state["exp_avg_sq"] * live).sum(0) / live.sum().clamp_min(1)
+            state["exp_avg_sq"].copy_(torch.where(rows, mean, state["exp_avg_sq"]))
 
 
 def draw(errors: Tensor, number: int, generator: torch.Generator) -> Tensor:

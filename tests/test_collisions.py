@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data.schemas import UserError
 from modules.rqvae import RqVae, RqVaeConfig
+from modules.tokenizer import collisions
 from modules.tokenizer.collisions import collision_codes, reassign_collisions
 from modules.tokenizer.direct import DirectConfig
 from modules.tokenizer.kinds import direct_tokenizer
@@ -111,6 +112,30 @@ def test_too_many_possible_ids_are_refused_in_words():
     coder.distances = [torch.rand(4, 2048)] * 6
     with pytest.raises(UserError, match="too many"):
         reassign_collisions(coder, embeddings, codes.expand(4, 6), order)
+
+
+def test_many_equal_items_fill_the_codes_in_their_order_and_fast():
+    items = torch.zeros(600, 1)
+    last = torch.arange(256.0).expand(600, 256)
+    coder = Fixed([torch.arange(4.0).expand(600, 4), last], items)
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
+    result = reassign_collisions(coder, items, torch.zeros(600, 2, dtype=torch.int64), order)
+    assert (result[:, 0] * 256 + result[:, 1]).tolist() == order.tolist()
+
+
+def test_chunks_of_movers_end_unique(monkeypatch):
+    coder, embeddings, codes, order = crowd(200, (2, 16, 16), 0)
+    monkeypatch.setattr(collisions, "CHUNK", 16 * 7)
+    assert len(reassign_collisions(coder, embeddings, codes, order).unique(dim=0)) == 200
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_codes_are_moved_as_long_as_one_is_free(seed):
+    items = torch.zeros(16, 4)
+    coder = direct_tokenizer(DirectConfig("random", input_dim=4, codebook_size=4, num_levels=2))
+    coder.fit(items, seed)
+    codes = coder.get_semantic_ids(items)
+    assert len(reassign_collisions(coder, items, codes, torch.arange(16)).unique(dim=0)) == 16
 
 
 @pytest.mark.parametrize("kind", ["rqkmeans", "pq", "lsh", "random"])
