@@ -356,7 +356,8 @@ def check_rqvae(folder: Path, settings: Mapping[str, object]) -> None:
             mistakes.append(f"train.{name} is {value} but the tokenizer in {folder} is {kind!r}, which has none; remove the line")
             continue
         found = trained[TRAINED_WITH[name]]
-        if value != found:
+        sizes = [size if isinstance(size, list) else [size] * trained["num_levels"] for size in (value, found)]
+        if value != found and not (name == "vae_codebook_size" and sizes[0] == sizes[1]):
             mistakes.append(
                 f"train.{name} is {value} but the tokenizer in {folder} was trained with {found}; "
                 "remove the line (stage 2 takes these values from there) or train stage 1 with it"

@@ -42,7 +42,7 @@ from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, on_device, place, set_seed
 from modules.runtime.hub import find_snapshot, push
 from modules.runtime.ranks import Ranks
-from modules.runtime.rows import index_batches, split_items, where_it_fits
+from modules.runtime.rows import index_batches, split_rows, where_it_fits
 from modules.runtime.rules import shared_mistakes
 from modules.runtime.run import Run
 from modules.runtime.trainer import LossShare, Plan, Trainer
@@ -180,7 +180,7 @@ def train(
         max_grad_norm: gradients are clipped to this norm; 0 leaves them.
         commitment_weight: beta of the commitment loss.
         use_kmeans_init: start each codebook at the k-means centroids of the whole catalogue's residuals; False: at those of random items.
-        kmeans_balanced: no centroid gets more than its share of the items, rounded up.
+        kmeans_balanced: no centroid gets more than its share of the items, rounded up; of a tokenizer without a network no code does.
         autoencoder_steps: first steps, without the quantizer, after which the codebooks start on latents that stay put; part of iterations.
         vae_input_dim: width of the item embeddings, collaborative vectors included; checked against them.
         vae_embed_dim: width of the latent and of the codewords.
@@ -262,14 +262,16 @@ def train(
             if collaborative_weight:
                 items = append_collaborative(items, corpus.histories, collaborative_weight, collaborative_dim)
         describe_stage_one(run, config, items)
-        training, held_out = split_items(items.embeddings, do_eval, seed)
+        rows = split_rows(len(items.keys), do_eval, seed)
+        training = items.embeddings if rows.training is None else items.embeddings[rows.training]
+        held_out = None if rows.held_out is None else items.embeddings[rows.held_out]
         set_seed(seed)
         codes = " + ".join(map(str, config.codebook_sizes))
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
         behind = f" and {collaborative_dim} collaborative features of weight {collaborative_weight:g}" if collaborative_weight else ""
         run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}{behind}")
         run.track(wandb_logging, wandb_project)
-        if (few := few_items_warning(len(items.keys), max(config.codebook_sizes))) is not None:
+        if (few := few_items_warning(len(items.keys), config.codebook_sizes)) is not None:
             run.say(f"warning: {few}")
         coder: RqVae | DirectTokenizer
         if isinstance(config, RqVaeConfig):
@@ -299,7 +301,7 @@ def train(
             seconds = time.perf_counter() - start
         if ranks.main:
             with memory_advice("train.vae_hidden_dims, or give the process more"):
-                finish(coder, items, held_out, run, seconds, corpus)
+                finish(coder, items, rows.held_out, run, seconds, corpus)
             if push_vae_to_hf:
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
@@ -458,12 +460,13 @@ def look(model: RqVae, items: Tensor, held_out: Tensor | None, trainer: Trainer,
     The best are those with the lowest reconstruction loss (of the held-out items where there are some), among the healthy ones if there are
     any: with no collapsed level.
     """
-    ranks = trainer.ranks
-    shares = ranks.gather([model.get_semantic_ids(items[ranks.index :: ranks.count]).cpu()])
-    codes, sizes = torch.cat([share for of_rank in shares for share in of_rank]), model.config.codebook_sizes
+    ranks, sizes = trainer.ranks, model.config.codebook_sizes
+    codes, own_codes = shared_codes(model, items, ranks)
     health = codebook_health(codes, sizes)
+    if held_out is not None:
+        _, own_codes = shared_codes(model, held_out, ranks)
     own = (items if held_out is None else held_out)[ranks.index :: ranks.count]
-    summed = reconstruction_sum(model, own) if len(own) else torch.zeros(())
+    summed = reconstruction_sum(model, own, own_codes) if len(own) else torch.zeros(())
     reconstruction = ranks.total(torch.stack([summed, summed.new_tensor(float(len(own)))])).tolist()
     mean = reconstruction[0] / reconstruction[1]
     figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
@@ -480,6 +483,15 @@ def look(model: RqVae, items: Tensor, held_out: Tensor | None, trainer: Trainer,
         if level not in warned:
             warned.add(level)
             trainer.say(f"warning: at step {step}, {problem}")
+
+
+def shared_codes(model: RqVae, items: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Codes of all ``items`` [I, L] on the CPU, those of each process' share after one another, and of this process' share alone."""
+    if model.config.sinkhorn == "last_level":  # which items collide, and where they move to, is known of all of them only
+        codes = model.get_semantic_ids(items)
+        return codes.cpu(), codes[ranks.index :: ranks.count]
+    own = model.get_semantic_ids(items[ranks.index :: ranks.count])
+    return torch.cat([share for of_rank in ranks.gather([own.cpu()]) for share in of_rank]), own
 
 
 def describe(health: CodebookHealth) -> str:
@@ -500,6 +512,8 @@ def finish(
 ) -> CodebookHealth:
     """Writes weights, tokenizer, metrics and pictures, and says what they mean; returns the health of the codes of all items.
 
+    ``held_out`` are the rows of the items that were not trained on.
+
     Raises:
         UserError: a level collapsed and that is not allowed; no tokenizer is written then, so that no decoder is trained on such codes.
     """
@@ -507,17 +521,20 @@ def finish(
     settings = run.settings
     policy, seed = str(settings["collision_policy"]), int(str(settings["seed"]))
     tokenizer = SemanticIdTokenizer.from_coder(coder, items.embeddings, items.keys, items.embeddings_hash, seed, policy)
-    health = codebook_health(tokenizer.sem_ids[:, : tokenizer.num_levels].cpu(), tokenizer.info.codebook_sizes)
+    codes = tokenizer.sem_ids[:, : tokenizer.num_levels].cpu()
+    health = codebook_health(codes, tokenizer.info.codebook_sizes)
     problems = collapse_warnings(health, tokenizer.info.codebook_sizes, settings=settings)
     if problems and not settings["allow_collapse"]:
         raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
-    reconstruction = mean_reconstruction(coder, items.embeddings)
+    reconstruction = mean_reconstruction(coder, items.embeddings, codes)
     histories = leave_one_out(corpus.histories).train
     quality, pictures = appraise(coder, tokenizer, items.embeddings, held_out, items.titles, corpus.categories, histories, seed)
     metrics: dict[str, object] = {
         **quality_values(quality),
         "reconstruction_loss": reconstruction,
-        "held_out_reconstruction_loss": None if held_out is None else mean_reconstruction(coder, held_out),
+        "held_out_reconstruction_loss": None
+        if held_out is None
+        else mean_reconstruction(coder, items.embeddings[held_out], codes[held_out]),
         "collision_vocabulary": tokenizer.vocab_sizes[-1] if policy == "extra_code" else None,
         "seconds": round(seconds, 1),
     }

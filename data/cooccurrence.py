@@ -59,7 +59,10 @@ def append_collaborative(items: ItemData, histories: Histories, weight: float, d
 
 
 def cooccurrence_vectors(train: Histories, num_items: int, dim: int, window: int = WINDOW) -> Tensor:
-    """Vectors whose products approximate the items' positive pointwise mutual information.
+    """The left singular vectors of the items' positive pointwise mutual information, times the square roots of the singular values.
+
+    Their products approximate it where its leading eigenvalues are positive (on Beauty the first 64 are); of a negative one they have the
+    size, not the sign, so that items that are only ever each other's neighbours get unlike vectors. Levy & Goldberg 2014, section 5.
 
     Args:
         train: the training part of the histories.

@@ -31,17 +31,24 @@ NEAR_RANDOM = 0.1
 """Neighbours kept by prefix less than this share of the way from chance to all of them, and below twice chance: as good as random."""
 
 
+NETWORK, LEARNED, VECTORS = ("rqvae",), ("rqkmeans", "pq", "opq"), ("rqvae", "rqkmeans", "pq", "opq", "lsh")
+"""Tokenizers (train.tokenizer): with a network; with codebooks but without one; all whose codes follow the item vectors."""
+
+
 class Cure(NamedTuple):
     """A parameter of train_rqvae.py, and the value that helps."""
 
     name: str
     line: str  # as gin reads it
     without: object  # the value with which the cure is not in place
+    helps: tuple[str, ...]  # these tokenizers
 
 
-CENTRE = Cure("vae_input_norm", '"center_unit"', "none")
-KMEANS = Cure("use_kmeans_init", "True", False)
-REVIVE = Cure("vae_dead_code_steps", "50", 0)
+CENTRE = Cure("vae_input_norm", '"center_unit"', "none", VECTORS)
+KMEANS = Cure("use_kmeans_init", "True", False, NETWORK)
+REVIVE = Cure("vae_dead_code_steps", "50", 0, NETWORK)
+SINKHORN = Cure("vae_sinkhorn", '"training"', "none", NETWORK)
+EVEN = Cure("kmeans_balanced", "True", False, LEARNED)
 
 
 def collapse_warnings(
@@ -64,9 +71,10 @@ def collapse_warnings(
         if usage < threshold:
             cause, advice = _likely_cause(level), _advice([CENTRE, KMEANS], settings, _advice([REVIVE], settings, ""))
             if not advice and few_items(items, size):
-                cause, advice = _few_items_cause(items), _fewer_codes(items)
+                cause, advice = _few_items_cause(items), _fewer_codes(items, sizes)
+            otherwise = "lower train.learning_rate" if _kind(settings) == "rqvae" else 'set train.tokenizer = "rqvae"'
             what = f"codebook collapse at level {level}: {round(usage * size)} of {size} codes in use ({usage:.1%})"
-            found.append(f"{what}, as a rule because {cause}; {advice or 'lower train.learning_rate'}.")
+            found.append(f"{what}, as a rule because {cause}; {advice or otherwise}.")
     return found
 
 
@@ -75,9 +83,11 @@ def few_items(items: int, size: int) -> bool:
     return items < 4 * size
 
 
-def few_items_warning(items: int, size: int) -> str | None:
-    """A sentence before training, where ``few_items`` holds."""
-    return f"{_few_items_cause(items)} as {size}; {_fewer_codes(items)}" if few_items(items, size) else None
+def few_items_warning(items: int, sizes: Sequence[int]) -> str | None:
+    """A sentence before training, where ``few_items`` holds of a level."""
+    if not few_items(items, max(sizes)):
+        return None
+    return f"{_few_items_cause(items)} as {max(sizes)} a level; {_fewer_codes(items, sizes)}"
 
 
 def diagnose(quality: TokenizerQuality, settings: Mapping[str, object] | None = None) -> list[str]:
@@ -106,35 +116,42 @@ def _use(quality: TokenizerQuality, settings: Mapping[str, object] | None) -> It
     for level, (usage, perplexity, size) in enumerate(zip(quality.health.usage, quality.health.perplexity, quality.sizes)):
         used = round(usage * size)
         if COLLAPSE_BELOW <= usage < LOW_USAGE:
-            cause, advice = _few_items_cause(quality.items), _fewer_codes(quality.items)
+            cause, advice = _few_items_cause(quality.items), _fewer_codes(quality.items, quality.sizes)
             if not few_items(quality.items, size):
+                smaller = [_power_below(used) if number == level else other for number, other in enumerate(quality.sizes)]
                 cause = "codes that started far from the data were never chosen"
-                advice = _advice([KMEANS, REVIVE], settings, f"set train.vae_codebook_size = {_power_below(used)}")
+                advice = _advice([KMEANS, REVIVE, EVEN], settings, f"set {_codebooks(smaller)}")
             yield (
                 f"low usage at level {level}: {used} of {size} codes in use ({usage:.1%}; TIGER asks for {LOW_USAGE:.0%}), likely because "
                 f"{cause}; {advice}."
             )
         if usage >= COLLAPSE_BELOW and perplexity < UNEVEN * used:
             cause = "the items share one large common mean" if level == 0 else "the levels before it left residuals that are mostly alike"
+            otherwise = _advice([SINKHORN], settings, "set train.vae_codebook_size lower")
             yield (
                 f"uneven use of level {level}: {used} codes in use but only as even as {perplexity:.0f}, likely because {cause}, or some "
-                f"codes started where no items are; {_advice([CENTRE, KMEANS, REVIVE], settings, 'set train.vae_codebook_size lower')}."
+                f"codes started where no items are; {_advice([CENTRE, KMEANS, REVIVE, EVEN], settings, otherwise)}."
             )
 
 
 def _collisions(quality: TokenizerQuality) -> Iterator[str]:
     """Items that their codes do not tell apart."""
     health, levels = quality.health, len(quality.sizes)
-    if health.collision_rate > COLLISIONS:
+    what = f"many collisions: {health.collision_rate:.1%} of the items repeat the codes of another"
+    if health.collision_rate > COLLISIONS and levels > 1 and health.branching[-1] < CHILDREN:
         yield (
-            f"many collisions: {health.collision_rate:.1%} of the items repeat the codes of another, likely because {levels} levels of "
-            f"{max(quality.sizes)} codes are too coarse for {quality.items:,} items; "
-            f"set train.vae_codebook_size = {2 * max(quality.sizes)} or train.vae_n_layers = {levels + 1}."
+            f"{what} although the last level finds next to nothing left to tell apart, likely because the embeddings of many items are "
+            'nearly the same; look at their titles, and set train.collision_policy = "none" if such items may stand for one another.'
+        )
+    elif health.collision_rate > COLLISIONS:
+        yield (
+            f"{what}, likely because {levels} levels of {_shown(quality.sizes)} codes are too coarse for {quality.items:,} items; "
+            f"set {_codebooks([2 * size for size in quality.sizes])}, or {_levels(quality.sizes, levels + 1)}."
         )
     if health.largest_group > max(GIANT, GIANT_SHARE * quality.items):
         yield (
             f"one giant group: {health.largest_group:,} items share all their codes, likely because their texts say next to nothing or the "
-            f"same; look at their titles, and if they differ set train.vae_n_layers = {levels + 1}."
+            f"same; look at their titles, and if they differ set {_levels(quality.sizes, levels + 1)}."
         )
 
 
@@ -145,7 +162,7 @@ def _depth(quality: TokenizerQuality, settings: Mapping[str, object] | None) -> 
         if quality.health.usage[level] < COLLAPSE_BELOW:
             continue
         if norms is not None and norms[level + 1] > NORM_LEFT * norms[level]:
-            advice = _advice([KMEANS, REVIVE], settings, f"set train.vae_n_layers = {level}")
+            advice = _advice([KMEANS, REVIVE], settings, f"set {_levels(quality.sizes, level)}")
             yield (
                 f"level {level} carries nothing: the residual norm is {norms[level]:.3f} before it and {norms[level + 1]:.3f} after, "
                 f"likely because its codewords are far from the residuals; {advice}."
@@ -153,7 +170,7 @@ def _depth(quality: TokenizerQuality, settings: Mapping[str, object] | None) -> 
         elif children[level] < CHILDREN:
             yield (
                 f"level {level} tells nothing apart: a prefix has {children[level]:.2f} children there, because the levels before it have "
-                f"told nearly all items apart; set train.vae_n_layers = {level} or a smaller train.vae_codebook_size."
+                f"told nearly all items apart; set {_levels(quality.sizes, level)}, or a smaller train.vae_codebook_size."
             )
 
 
@@ -163,7 +180,7 @@ def _meaning(quality: TokenizerQuality, settings: Mapping[str, object] | None) -
     if kept is None or (settings is not None and settings.get("tokenizer") == "random"):
         return
     if kept.by_prefix - kept.chance < min(kept.chance, NEAR_RANDOM * (1 - kept.chance)):
-        otherwise = "raise train.iterations" if _learned(settings) else 'set train.tokenizer = "rqvae"'
+        otherwise = "raise train.iterations" if _kind(settings) == "rqvae" else 'set train.tokenizer = "rqvae"'
         yield (
             f"near-random prefixes: {kept.by_prefix:.1%} of an item's neighbours share its leading codes (random: {kept.chance:.1%}), "
             f"likely because the codes do not follow the item vectors; {_advice([CENTRE, KMEANS], settings, otherwise)}."
@@ -172,17 +189,19 @@ def _meaning(quality: TokenizerQuality, settings: Mapping[str, object] | None) -
 
 def _advice(cures: Sequence[Cure], settings: Mapping[str, object] | None, otherwise: str) -> str:
     """The gin lines of the cures that are not in place, or else what is left to do."""
-    lines = [f"train.{cure.name} = {cure.line}" for cure in cures if settings is None or _open(cure, settings)]
+    lines = [f"train.{cure.name} = {cure.line}" for cure in cures if _open(cure, settings)]
     return f"set {', '.join(lines[:-1])}{' and ' if lines[:-1] else ''}{lines[-1]}" if lines else otherwise
 
 
-def _open(cure: Cure, settings: Mapping[str, object]) -> bool:
-    return _learned(settings) and cure.name in settings and settings[cure.name] == cure.without
+def _open(cure: Cure, settings: Mapping[str, object] | None) -> bool:
+    """It would help the tokenizer and is not in place, as far as is known."""
+    helps = _kind(settings) in cure.helps
+    return helps and (settings is None or (cure.name in settings and settings[cure.name] == cure.without))
 
 
-def _learned(settings: Mapping[str, object] | None) -> bool:
-    """An RQ-VAE, as far as is known: the cures of its training help no other tokenizer."""
-    return settings is None or settings.get("tokenizer", "rqvae") == "rqvae"
+def _kind(settings: Mapping[str, object] | None) -> str:
+    """The tokenizer, as far as is known: the cures of one do not help another."""
+    return str((settings or {}).get("tokenizer", "rqvae"))
 
 
 def _likely_cause(level: int) -> str:
@@ -195,8 +214,23 @@ def _few_items_cause(items: int) -> str:
     return f"{items:,} items are few for so many codes"
 
 
-def _fewer_codes(items: int) -> str:
-    return f"set train.vae_codebook_size = {max(_power_below(items // 4), 2)}"
+def _fewer_codes(items: int, sizes: Sequence[int]) -> str:
+    return f"set {_codebooks([min(size, max(_power_below(items // 4), 2)) for size in sizes])}"
+
+
+def _shown(sizes: Sequence[int]) -> str:
+    """One number where all levels have it."""
+    return str(sizes[0] if len(set(sizes)) == 1 else list(sizes))
+
+
+def _codebooks(sizes: Sequence[int]) -> str:
+    return f"train.vae_codebook_size = {_shown(sizes)}"
+
+
+def _levels(sizes: Sequence[int], count: int) -> str:
+    """The line, or both lines, for ``count`` levels."""
+    line, wanted = f"train.vae_n_layers = {count}", [*sizes[:count], *[sizes[-1]] * (count - len(sizes))]
+    return line if len(set(sizes)) == 1 else f"{line} and {_codebooks(wanted)}"
 
 
 def _power_below(count: int) -> int:

@@ -39,6 +39,7 @@ def tokenizer_quality(
     k: int = 10,
     queries: int | None = 2000,
     seed: int = 0,
+    rows: Tensor | None = None,
 ) -> TokenizerQuality:
     """Judges the codes of a catalogue, whatever made them. All tensors on the CPU; the same arguments give the same digits.
 
@@ -55,12 +56,14 @@ def tokenizer_quality(
         k: neighbours of an item.
         queries: items whose neighbours are looked at; all if None.
         seed: of that draw and of the shuffled categories.
+        rows: items that ``vectors`` and ``latents`` belong to, where these are not those of all I.
     """
     norms = quantized = None
+    some = codes if rows is None else codes[rows]
     if codebooks:
-        *_, quantized = partial_sums(codes, codebooks)
+        *_, quantized = partial_sums(some, codebooks)
         if latents is not None:
-            norms = residual_norms(latents, partial_sums(codes, codebooks))
+            norms = residual_norms(latents, partial_sums(some, codebooks))
     return TokenizerQuality(
         len(codes),
         list(sizes),
@@ -68,7 +71,7 @@ def tokenizer_quality(
         norms,
         reconstruction,
         held_out_reconstruction,
-        neighbours_kept(vectors, codes, quantized, k, queries, seed) if len(codes) > k else None,
+        neighbours_kept(vectors, some, quantized, k, queries, seed) if len(some) > k else None,
         None if categories is None else agreement(codes, categories, seed),
         None if histories is None else prefix_affinity(codes, *histories),
     )
@@ -128,4 +131,6 @@ def _cells(quality: TokenizerQuality) -> dict[str, str]:
         cells[f"purity of categories, depth {depth}"] = f"{found.purity:.3f} [{found.purity_chance:.3f}]"
     if affinity is not None:
         cells["leading codes shared in histories"] = f"{affinity.adjacent:.3f} [{affinity.chance:.3f}]"
+        for times, shared in affinity.by_times.items():
+            cells[f"leading codes shared by pairs seen {times}x"] = f"{shared:.3f}"
     return cells

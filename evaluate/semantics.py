@@ -44,6 +44,7 @@ class PrefixAffinity(NamedTuple):
     adjacent: float  # items that follow one another in a history, each time they do
     chance: float  # two different items drawn on their own, the first and the second each as often as in those pairs
     pairs: int
+    by_times: dict[str, float]  # of the pairs, each counted once, that are adjacent "1", "2-3", "4+" times in all, where there are such
 
 
 def neighbours_kept(
@@ -191,7 +192,15 @@ def prefix_affinity(codes: Tensor, item_ids: Tensor, offsets: Tensor) -> PrefixA
     same = _meeting(first, second)
     shared = sum(_meeting(level[first], level[second]) for level in nodes.unbind(dim=1))
     chance = (shared - nodes.shape[1] * same) / (1 - same) if same < 1 else 0.0
-    return PrefixAffinity(adjacent, chance, len(first))
+    return PrefixAffinity(adjacent, chance, len(first), _by_times(nodes, first, second))
+
+
+def _by_times(nodes: Tensor, first: Tensor, second: Tensor) -> dict[str, float]:
+    """Mean number of prefix ``nodes`` [I, L] in common of the pairs, in groups by how often they occur."""
+    pairs, times = (torch.minimum(first, second) * len(nodes) + torch.maximum(first, second)).unique(return_counts=True)
+    shared = (nodes[pairs // len(nodes)] == nodes[pairs % len(nodes)]).sum(1).double()
+    groups = {"1": times == 1, "2-3": (times > 1) & (times < 4), "4+": times > 3}
+    return {name: shared[group].mean().item() for name, group in groups.items() if bool(group.any())}
 
 
 def _meeting(first: Tensor, second: Tensor) -> float:

@@ -51,6 +51,11 @@ class KmeansResult(NamedTuple):
     iterations: int  # Lloyd iterations that were run
 
 
+class Assigned(NamedTuple):
+    codes: Tensor  # [N] int64, the centroid of every point
+    distances: Tensor  # [N], the squared distance to it
+
+
 def kmeans(
     points: Tensor,
     num_clusters: int,
@@ -89,7 +94,7 @@ def kmeans(
     points = points.detach()
     compared = normalize(points, dim=1) if spherical else points
     centroids = shard.of_first(_plus_plus(compared, num_clusters, torch.Generator(points.device).manual_seed(seed)))
-    assign = _assign_evenly if balanced else _assign
+    assign = assign_evenly if balanced else _assign
     codes, distances = assign(compared, centroids, chunk_size, shard)
     previous, iterations = distances.sum(), 0
     while iterations < max_iterations:
@@ -137,7 +142,7 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _assign(points: Tensor, centroids: Tensor, chunk_size: int, shard: Shard) -> tuple[Tensor, Tensor]:
+def _assign(points: Tensor, centroids: Tensor, chunk_size: int, shard: Shard) -> Assigned:
     """Nearest centroid of every point and the squared distance to it."""
     own = points[shard.index :: shard.count]
     half_norms = centroids.square().sum(1) / 2
@@ -148,13 +153,14 @@ def _assign(points: Tensor, centroids: Tensor, chunk_size: int, shard: Shard) ->
         nearest = torch.addmm(half_norms, chunk, centroids.T, alpha=-1).min(1)
         codes[start : start + chunk_size] = nearest.indices
         distances[start : start + chunk_size] = (2 * nearest.values + chunk.square().sum(1)).clamp_min_(0)
-    return shard.whole(codes, len(points)), shard.whole(distances, len(points))
+    return Assigned(shard.whole(codes, len(points)), shard.whole(distances, len(points)))
 
 
-def _assign_evenly(points: Tensor, centroids: Tensor, chunk_size: int, shard: Shard) -> tuple[Tensor, Tensor]:
-    """A centroid for every point, at most ceil(N / K) points each, and the squared distance to it.
+def assign_evenly(points: Tensor, centroids: Tensor, chunk_size: int = 4096, shard: Shard = ALONE) -> Assigned:
+    """A centroid [K, D] for every point [N, D], at most ceil(N / K) points each.
 
-    In every round the points without a centroid ask the nearest one with room, and it takes the nearest of those that ask.
+    In every round the points without a centroid ask the nearest one with room, and it takes the nearest of those that ask. Every process
+    does all of that.
     """
     room = torch.full((len(centroids),), -(-len(points) // len(centroids)), device=points.device)
     codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
@@ -174,7 +180,7 @@ def _assign_evenly(points: Tensor, centroids: Tensor, chunk_size: int, shard: Sh
         left = torch.ones_like(waiting, dtype=torch.bool)
         left[taken] = False
         waiting = waiting[left]
-    return codes, distances
+    return Assigned(codes, distances)
 
 
 def _means(points: Tensor, codes: Tensor, distances: Tensor, centroids: Tensor, shard: Shard) -> Tensor:

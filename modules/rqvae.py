@@ -280,6 +280,7 @@ class RqVae(InputNormalizer):
         return self.codebook_levels()[level].distances(residual)
 
     @torch.no_grad()
-    def reconstruct(self, items: Tensor) -> Tensor:
-        """What the nearest codes of ``items`` [B, E] keep of ``normalize(items)`` [B, E]; of categorical features their logits."""
-        return self.decoder(detached_sum(self.quantize(self.latents(items)).codewords)).float()
+    def decode(self, codes: Tensor) -> Tensor:
+        """What ``codes`` [B, L] keep of the normalised items, [B, E]; of categorical features their logits."""
+        codewords = [codebook[codes[:, number]] for number, codebook in enumerate(self.codebooks())]
+        return self.decoder(detached_sum(codewords)).float()

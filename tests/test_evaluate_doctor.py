@@ -58,7 +58,7 @@ def test_a_cure_that_is_in_place_is_not_named_and_the_next_one_is() -> None:
     low = patient(usage=[1.0, 1.0, 0.5], perplexity=[200.0, 200.0, 100.0])
     taken = {"use_kmeans_init": True, "vae_input_norm": "standardize", "vae_dead_code_steps": 0}
     assert "; set train.vae_dead_code_steps = 50." in diagnose(low, taken)[0]
-    assert "; set train.vae_codebook_size = 128." in diagnose(low, taken | {"vae_dead_code_steps": 50})[0]
+    assert "; set train.vae_codebook_size = [256, 256, 128]." in diagnose(low, taken | {"vae_dead_code_steps": 50})[0]
 
 
 def test_a_parameter_that_the_script_does_not_have_is_not_named() -> None:
@@ -70,6 +70,31 @@ def test_the_cures_of_the_rqvae_are_not_given_to_other_tokenizers() -> None:
     blind = patient(neighbours=NeighboursKept(None, 0.001, 10 / 11_999, 1000))
     (line,) = diagnose(blind, {"tokenizer": "lsh", "use_kmeans_init": False})
     assert line.endswith('set train.tokenizer = "rqvae".')
+
+
+def test_inputs_that_are_not_centred_are_the_first_to_cure_for_every_tokenizer_that_reads_them() -> None:
+    collapsed, uncentred = patient(usage=[0.01, 1.0, 1.0]), {"tokenizer": "lsh", "vae_input_norm": "none"}
+    assert 'set train.vae_input_norm = "center_unit".' in diagnose(collapsed, uncentred)[0]
+    assert 'set train.tokenizer = "rqvae".' in diagnose(collapsed, {**uncentred, "vae_input_norm": "center_unit"})[0]
+    uneven = patient(perplexity=[231.0, 243.0, 60.0])
+    kmeans = {"tokenizer": "rqkmeans", "vae_input_norm": "center_unit", "kmeans_balanced": False}
+    assert "set train.kmeans_balanced = True." in diagnose(uneven, kmeans)[0]
+    cured = {"tokenizer": "rqvae", "vae_input_norm": "center_unit", "use_kmeans_init": True, "vae_dead_code_steps": 50}
+    assert 'set train.vae_sinkhorn = "training".' in diagnose(uneven, {**cured, "vae_sinkhorn": "none"})[0]
+
+
+def test_advice_for_levels_of_unequal_size_is_a_list_that_fits_the_levels() -> None:
+    coarse = patient(sizes=[32, 16, 8], collision_rate=0.3)
+    advice = "train.vae_codebook_size = [64, 32, 16], or train.vae_n_layers = 4 and train.vae_codebook_size = [32, 16, 8, 8]."
+    assert diagnose(coarse)[0].endswith(advice)
+    idle = patient(sizes=[512, 256, 128], branching=[256.0, 40.0, 1.01])
+    assert "set train.vae_n_layers = 2 and train.vae_codebook_size = [512, 256], or" in diagnose(idle)[-1]
+
+
+def test_items_that_are_nearly_the_same_are_not_told_apart_by_more_codes() -> None:
+    collisions, depth = diagnose(patient(collision_rate=0.75, branching=[256.0, 8.0, 1.0]))
+    assert "nearly the same" in collisions
+    assert "train.vae_n_layers = 4" not in collisions + depth
 
 
 def test_random_ids_are_not_blamed_for_being_random() -> None:
@@ -111,8 +136,9 @@ def test_few_items_are_named_as_the_cause_once_nothing_else_is_left_to_cure() ->
 
 
 def test_few_items_are_told_before_training() -> None:
-    assert few_items_warning(300, 256) == "300 items are few for so many codes as 256; set train.vae_codebook_size = 64"
-    assert few_items_warning(12_101, 256) is None
+    assert few_items_warning(300, [256] * 3) == "300 items are few for so many codes as 256 a level; set train.vae_codebook_size = 64"
+    assert few_items_warning(12_101, [256] * 3) is None
+    assert str(few_items_warning(300, [128, 32])).endswith("set train.vae_codebook_size = [64, 32]")
 
 
 def test_a_healthy_codebook_is_silent_and_the_threshold_itself_is_healthy() -> None:

@@ -193,6 +193,7 @@ def test_a_pair_counts_as_often_as_it_occurs_and_an_item_behind_itself_does_not(
     found = prefix_affinity(CODES, torch.tensor([0, 0, 1, 0, 1, 0, 2]), torch.tensor([0, 3, 5, 7]))
     assert found.pairs == 3  # 0 1, 0 1, 0 2
     assert found.adjacent == pytest.approx(2 / 3)
+    assert found.by_times == {"1": 0.0, "2-3": 1.0}  # 0 2 once, 0 1 twice, be it as 0 1 or as 1 0
 
 
 @given(st.integers(0, 10_000))

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from init.kmeans import SEEDING_POINTS, Shard, _assign, _assign_evenly, _means, _plus_plus, kmeans, widest
+from init.kmeans import SEEDING_POINTS, Shard, _assign, _means, _plus_plus, assign_evenly, kmeans, widest
 
 
 def clustered(num_points: int = 600, num_centers: int = 12, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -260,7 +260,7 @@ def test_balanced_clusters_hold_at_most_their_share_and_cost_little_more(number,
 def test_balanced_codes_are_all_assigned_to_a_nearest_centroid_with_room():
     points = clustered(300, 5)
     centroids = points[:10]
-    codes, distances = _assign_evenly(points, centroids, 64, Shard())
+    codes, distances = assign_evenly(points, centroids, 64, Shard())
     squared = torch.cdist(points, centroids).square()
     torch.testing.assert_close(distances, squared.gather(1, codes[:, None])[:, 0], atol=1e-3, rtol=1e-3)
     full = torch.bincount(codes, minlength=10) == 30

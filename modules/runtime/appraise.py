@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 RECONSTRUCTED = 16384
 """Items whose reconstruction is compared at most, drawn with the run's seed."""
 
-QUERIES, PAIRS = 2000, 1 << 28
-"""Items whose neighbours are looked at among all items, at most, and pairs of items that this may take: seconds, however many items."""
+JUDGED, QUERIES, PAIRS = 1 << 18, 2000, 1 << 28
+"""Items that stand for the catalogue where vectors are compared; those of them whose neighbours are sought; pairs compared at most."""
 
 
 class Appraisal(NamedTuple):
@@ -45,37 +45,40 @@ def appraise(
     histories: tuple[Tensor, Tensor] | None,
     seed: int,
 ) -> Appraisal:
-    """Judges the semantic IDs that a tokenizer gave a catalogue.
+    """Judges the semantic IDs that a tokenizer gave a catalogue: the codes that stage 2 will read, wherever items were moved to.
 
     Args:
         coder: in evaluation.
         tokenizer: made from it.
         embeddings: [I, E] of all items.
-        held_out: the rows of them that were not trained on.
+        held_out: rows of them that were not trained on.
         titles: I of them.
         categories: I of them, "" where unknown.
         histories: item_ids and offsets of the training part.
         seed: of the items that are drawn where all would be too many.
     """
     codes = tokenizer.sem_ids[:, : tokenizer.num_levels].cpu()
-    latents = _latents(coder, embeddings)
+    rows = sample_rows(len(codes), JUDGED, seed)
+    vectors = (embeddings if len(rows) == len(embeddings) else embeddings[rows.to(embeddings.device)]).cpu().float()
+    latents = _latents(coder, vectors)
     quality = tokenizer_quality(
         codes,
         tokenizer.info.codebook_sizes,
-        embeddings.cpu(),
+        vectors,
         latents,
         [codebook.cpu() for codebook in tokenizer.codebooks],
         histories,
         category_ids(categories),
-        reconstruction=_reconstruction(coder, embeddings, seed),
-        held_out_reconstruction=None if held_out is None else _reconstruction(coder, held_out, seed),
-        queries=min(QUERIES, PAIRS // len(codes)),
+        reconstruction=_reconstruction(coder, embeddings, codes, torch.arange(len(codes)), seed),
+        held_out_reconstruction=None if held_out is None else _reconstruction(coder, embeddings, codes, held_out, seed),
+        queries=min(QUERIES, PAIRS // len(rows)),
         seed=seed,
+        rows=rows,
     )
 
     def pictures() -> Iterator[tuple[str, "Figure"]]:
         yield "codes", codebook_plot(codes, tokenizer.info.codebook_sizes)
-        yield "latents", latent_map(latents, codes[:, 0], titles)
+        yield "latents", latent_map(latents, codes[rows, 0], [titles[row] for row in rows.tolist()])
         yield "prefixes", prefix_tree(codes, titles)
 
     return Appraisal(quality, pictures())
@@ -87,30 +90,30 @@ def _latents(coder: RqVae | DirectTokenizer, embeddings: Tensor, chunk_size: int
     return torch.cat([coder.latents(chunk.to(device)).cpu() for chunk in embeddings.split(chunk_size)])
 
 
-def _reconstruction(coder: RqVae | DirectTokenizer, embeddings: Tensor, seed: int) -> Reconstruction | None:
-    """Of the dense features, as the tokenizer reads them and gives them back; None where it gives nothing back."""
-    rows = sample_rows(len(embeddings), RECONSTRUCTED, seed).to(embeddings.device)
-    items = embeddings[rows].to(coder.input_mean.device)
-    rebuilt = coder.reconstruct(items)
+def _reconstruction(coder: RqVae | DirectTokenizer, embeddings: Tensor, codes: Tensor, rows: Tensor, seed: int) -> Reconstruction | None:
+    """Of the dense features of ``rows``, as the tokenizer reads them and ``codes`` [I, L] give them back; None where they give nothing."""
+    rows, device = rows[sample_rows(len(rows), RECONSTRUCTED, seed)], coder.input_mean.device
+    rebuilt = coder.decode(codes[rows].to(device))
     if rebuilt is None:
         return None
-    return reconstruction_quality(coder.normalize(items)[:, : coder.num_dense].cpu(), rebuilt[:, : coder.num_dense].cpu())
+    items = coder.normalize(embeddings[rows.to(embeddings.device)].to(device).float())
+    return reconstruction_quality(items[:, : coder.num_dense].cpu(), rebuilt[:, : coder.num_dense].cpu())
 
 
-def mean_reconstruction(coder: RqVae | DirectTokenizer, items: Tensor) -> float | None:
-    """Reconstruction loss over ``items`` [I, E]; None for codes from which nothing can be reconstructed."""
-    summed = reconstruction_sum(coder, items)
+def mean_reconstruction(coder: RqVae | DirectTokenizer, items: Tensor, codes: Tensor) -> float | None:
+    """Reconstruction loss over ``items`` [I, E] by their ``codes`` [I, L]; None for codes from which nothing can be reconstructed."""
+    summed = reconstruction_sum(coder, items, codes)
     return None if summed is None else summed.item() / len(items)
 
 
-def reconstruction_sum(coder: RqVae | DirectTokenizer, items: Tensor, chunk_size: int = 16384) -> Tensor | None:
-    """Reconstruction loss summed over ``items`` [I, E], a chunk at a time; None as above."""
+def reconstruction_sum(coder: RqVae | DirectTokenizer, items: Tensor, codes: Tensor, chunk_size: int = 2048) -> Tensor | None:
+    """Reconstruction loss summed over ``items`` [I, E], a chunk at a time; otherwise as above."""
     sums = []
     categorical = coder.config.n_cat_feats if isinstance(coder, RqVae) else 0
-    for chunk in items.split(chunk_size):
-        chunk = chunk.to(coder.input_mean.device)
-        rebuilt = coder.reconstruct(chunk)
+    device = coder.input_mean.device
+    for chunk, of_chunk in zip(items.split(chunk_size), codes.split(chunk_size)):
+        rebuilt = coder.decode(of_chunk.to(device))
         if rebuilt is None:
             return None
-        sums.append(reconstruction_loss(rebuilt, coder.normalize(chunk), categorical) * len(chunk))
+        sums.append(reconstruction_loss(rebuilt, coder.normalize(chunk.to(device).float()), categorical) * len(chunk))
     return torch.stack(sums).sum()

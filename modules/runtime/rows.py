@@ -4,6 +4,7 @@ Shape letters: I items, E input width, B batch.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,13 +12,20 @@ from torch import Tensor
 from modules.runtime.device import on_device
 
 
-def split_items(embeddings: Tensor, do_eval: bool, seed: int) -> tuple[Tensor, Tensor | None]:
+class Rows(NamedTuple):
+    """Which rows of a catalogue are trained on; None: all, and none is held out."""
+
+    training: Tensor | None
+    held_out: Tensor | None
+
+
+def split_rows(items: int, do_eval: bool, seed: int) -> Rows:
     """All rows for training, or 95 % of them and a held-out rest."""
     if not do_eval:
-        return embeddings, None
-    order = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(seed))
-    count = max(1, len(embeddings) // 20)
-    return embeddings[order[count:]], embeddings[order[:count]]
+        return Rows(None, None)
+    order = torch.randperm(items, generator=torch.Generator().manual_seed(seed))
+    count = max(1, items // 20)
+    return Rows(order[count:], order[:count])
 
 
 def where_it_fits(items: Tensor, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data.schemas import UserError
-from init.kmeans import Shard, kmeans
+from init.kmeans import Shard, assign_evenly, kmeans
 from modules.tokenizer.direct import DirectConfig, DirectTokenizer
 
 OPQ_ROUNDS = 10
@@ -40,6 +40,13 @@ class ResidualKmeans(DirectTokenizer):
             vectors = vectors - level[codes[-1]]
         return torch.stack(codes, dim=1)
 
+    def _even_codes(self, vectors: Tensor) -> Tensor:
+        codes = []
+        for level in self.levels:
+            codes.append(assign_evenly(vectors, level).codes)
+            vectors = vectors - level[codes[-1]]
+        return torch.stack(codes, dim=1)
+
     @torch.no_grad()
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
         residual = self.latents(items)
@@ -47,7 +54,7 @@ class ResidualKmeans(DirectTokenizer):
             residual = residual - self.levels[number][codes[:, number]]
         return squared_distances(residual, self.levels[level])
 
-    def _decode(self, codes: Tensor) -> Tensor:
+    def _quantized(self, codes: Tensor) -> Tensor:
         return torch.stack([level[codes[:, number]] for number, level in enumerate(self.levels)]).sum(0)
 
 
@@ -84,7 +91,7 @@ class ProductQuantizer(DirectTokenizer):
                     ).centroids
                 )
             if number < rounds:  # Procrustes: the rotation that takes the vectors nearest to their codewords
-                u, _, vh = torch.linalg.svd(vectors.T @ self._decode(self._codes(rotated)))
+                u, _, vh = torch.linalg.svd(vectors.T @ self._quantized(self._codes(rotated)))
                 rotation = u @ vh
         if rounds and self.projection is not None:
             self.projection.copy_(self.projection @ rotation)
@@ -93,11 +100,15 @@ class ProductQuantizer(DirectTokenizer):
         parts = zip(vectors.split(self.widths, dim=1), self.levels)
         return torch.stack([squared_distances(part, level).min(1).indices for part, level in parts], dim=1)
 
+    def _even_codes(self, vectors: Tensor) -> Tensor:
+        parts = zip(vectors.split(self.widths, dim=1), self.levels)
+        return torch.stack([assign_evenly(part.contiguous(), level).codes for part, level in parts], dim=1)
+
     @torch.no_grad()
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
         return squared_distances(self.latents(items).split(self.widths, dim=1)[level], self.levels[level])
 
-    def _decode(self, codes: Tensor) -> Tensor:
+    def _quantized(self, codes: Tensor) -> Tensor:
         return torch.cat([level[codes[:, number]] for number, level in enumerate(self.levels)], dim=1)
 
 

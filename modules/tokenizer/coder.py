@@ -30,5 +30,5 @@ class Coder(Protocol):
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
         """[B, K]: how far each code of ``level`` is from ``items`` [B, E], given their ``codes`` [B, L] of the levels above it."""
 
-    def reconstruct(self, items: Tensor) -> Tensor | None:
-        """What the codes of ``items`` [B, E] keep of ``normalize(items)``, [B, E]; None where nothing can be given back."""
+    def decode(self, codes: Tensor) -> Tensor | None:
+        """What ``codes`` [B, L] keep of the ``normalize(items)`` that they were given to, [B, E]; None where they stand for no vector."""

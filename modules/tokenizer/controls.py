@@ -15,6 +15,7 @@ from modules.tokenizer.direct import DirectConfig, DirectTokenizer
 class RandomHyperplanes(DirectTokenizer):
     """Locality-sensitive hashing: each bit of a code says on which side of a random hyperplane the vector lies (TIGER, section 4.2)."""
 
+    learns = False
     hyperplanes: Tensor
 
     def __init__(self, config: DirectConfig) -> None:
@@ -41,6 +42,7 @@ class RandomHyperplanes(DirectTokenizer):
 class RandomCodes(DirectTokenizer):
     """Codes that say nothing of the item: uniform, by its row, whatever its embedding (TIGER, section 4.2)."""
 
+    learns = False
     draw_seed: Tensor
 
     def __init__(self, config: DirectConfig) -> None:
@@ -61,6 +63,3 @@ class RandomCodes(DirectTokenizer):
         """Any code is as good as another: random distances."""
         generator = torch.Generator().manual_seed(int(self.draw_seed) + 1 + level)
         return torch.rand(len(items), self.codebook_sizes[level], generator=generator).to(self.input_mean.device)
-
-    def reconstruct(self, items: Tensor) -> None:
-        return None

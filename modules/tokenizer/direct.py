@@ -16,12 +16,16 @@ from modules.rqvae import level_sizes
 
 KINDS = ("rqkmeans", "pq", "opq", "lsh", "random")
 
+FITTED = 1 << 19
+"""Items that codebooks are fitted on at most: 512 for each of 1024 codes, and 1.6 GB at 768 dimensions."""
+
 
 @dataclass(frozen=True)
 class DirectConfig:
     """Shape of such a tokenizer; what a saved one needs to be rebuilt.
 
-    ``pca_dim`` is the number of leading principal components that are quantized; 0 takes the whole input. ``balanced``: see kmeans.
+    ``pca_dim`` is the number of leading principal components that are quantized; 0 takes the whole input. ``balanced``: the items share
+    the codes of every level evenly, in k-means and in the IDs, where there are codebooks to learn.
     """
 
     kind: str = "rqkmeans"
@@ -62,6 +66,8 @@ class DirectTokenizer(InputNormalizer):
     """What the four kinds share: normalisation, an optional orthonormal projection to D dimensions, the steps around a catalogue."""
 
     projection: Tensor | None
+    learns = True
+    """Do the codes depend on the vectors of the catalogue, beyond their mean and their principal components?"""
 
     def __init__(self, config: DirectConfig) -> None:
         super().__init__(config.input_dim, config.input_norm)
@@ -85,13 +91,15 @@ class DirectTokenizer(InputNormalizer):
 
     @torch.no_grad()
     def fit(self, items: Tensor, seed: int, shard: Shard = ALONE, chunk_size: int = 65536) -> None:
-        """Learns from the whole catalogue ``items`` [I, E]; ``shard``: see kmeans."""
+        """Learns from the catalogue ``items`` [I, E], or from FITTED of them drawn by the seed; ``shard``: see kmeans."""
         device = self.input_mean.device
         self.fit_normalizer(items)
         if self.projection is not None and self.config.pca_dim:
             self.projection.copy_(self._principal(items, chunk_size))
-        vectors = torch.cat([self.latents(chunk.to(device)) for chunk in items.split(chunk_size)])
-        self._fit(vectors, seed, shard)
+        if len(items) > FITTED:
+            items = items[torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:FITTED].sort().values]
+        chunks = items.split(chunk_size) if self.learns else [items[:0]]
+        self._fit(torch.cat([self.latents(chunk.to(device)) for chunk in chunks]), seed, shard)
 
     def _principal(self, items: Tensor, chunk_size: int) -> Tensor:
         """The leading eigenvectors [E, D] of the normalised items' second moments."""
@@ -109,22 +117,28 @@ class DirectTokenizer(InputNormalizer):
         """[B, D] -> [B, L]."""
         raise NotImplementedError
 
+    def _even_codes(self, vectors: Tensor) -> Tensor:
+        """[I, D] -> [I, L], of a whole catalogue: no code of a level is taken by more than its share of the items, rounded up."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def get_semantic_ids(self, items: Tensor, chunk_size: int = 65536) -> Tensor:
-        """Codes [I, L] of ``items`` [I, E], without collision code."""
+        """Codes [I, L] of ``items`` [I, E], without collision code; ``balanced``: those that share the codes of every level evenly."""
         device = self.input_mean.device
+        if self.config.balanced and self.learns:
+            return self._even_codes(torch.cat([self.latents(chunk.to(device)) for chunk in items.split(chunk_size)]))
         return torch.cat([self._codes(self.latents(chunk.to(device))) for chunk in items.split(chunk_size)])
 
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
         """See Coder."""
         raise NotImplementedError
 
-    def _decode(self, codes: Tensor) -> Tensor | None:
+    def _quantized(self, codes: Tensor) -> Tensor | None:
         """[B, L] -> [B, D]."""
         return None
 
     @torch.no_grad()
-    def reconstruct(self, items: Tensor) -> Tensor | None:
+    def decode(self, codes: Tensor) -> Tensor | None:
         """See Coder."""
-        decoded = self._decode(self._codes(self.latents(items)))
+        decoded = self._quantized(codes)
         return decoded if decoded is None or self.projection is None else decoded @ self.projection.T
