@@ -201,7 +201,7 @@ def train(
         vae_input_norm: center_unit (subtract the mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none.
         gumbel_temperature_start: first temperature of GUMBEL_SOFTMAX, in units of the mean squared distance (cosine: 2 - 2 cos) to the
             nearest codeword.
-        gumbel_temperature_end: its last; reached after 80 % of the steps.
+        gumbel_temperature_end: its last; reached after 80 % of the steps with the quantizer.
         do_eval: hold out 5 % of the items and report their reconstruction; the codes are then trained on the rest.
         log_every: steps between lines of log.jsonl.
         eval_every: steps between looks at usage, perplexity, collisions and reconstruction of the whole catalogue; one more follows
@@ -408,9 +408,8 @@ def fit(model: RqVae, items: Tensor, held_out: Tensor | None, recipe: Recipe, pl
         return learning_rate_factor("cosine", step, recipe.warmup_steps, recipe.iterations)
 
     def temperature(step: int) -> float | None:
-        if step < recipe.autoencoder_steps:
-            return None
-        return annealed_temperature(step, recipe.iterations, recipe.temperature_start, recipe.temperature_end)
+        since, quantized = step - recipe.autoencoder_steps, recipe.iterations - recipe.autoencoder_steps
+        return annealed_temperature(since, quantized, recipe.temperature_start, recipe.temperature_end) if since >= 0 else None
 
     plan = Plan(
         recipe.iterations,

@@ -45,10 +45,11 @@ from modules.runtime.rows import index_batches
 from modules.runtime.run import Run, environment
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.tokenizer.semids import collision_codes, seeded_order
+from modules.upkeep import Upkeep
 from train_rqvae import Objective
 
 BEAUTY, BATCH, FOREVER = 12_101, 1024, 10**9
-CONFIG = RqVaeConfig()
+CONFIG = RqVaeConfig(dead_code_steps=50)
 
 
 def clocked(jobs: Mapping[str, Job], options: argparse.Namespace, device: torch.device) -> dict[str, dict[str, float]]:
@@ -80,6 +81,7 @@ def our_step(items: Tensor, placement: Placement, folder: str) -> Callable[[], N
     plan = Plan(FOREVER, 1, 1e-3, lambda step: 1.0, 0.0, FOREVER, 1, 0, BATCH, parts=3 + CONFIG.num_levels)
     run = Run(folder, "run", {"resume": False, "run_name": None})
     trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, Ranks(), {})
+    upkeep = Upkeep(model, optimizer, 0, FOREVER, BATCH)
     rows, steps = index_batches(len(items), BATCH, 0, items.device), iter(range(FOREVER))
 
     def share(micro: int, step: int) -> LossShare:
@@ -87,6 +89,7 @@ def our_step(items: Tensor, placement: Placement, folder: str) -> Callable[[], N
 
     def update() -> None:
         step = next(steps)
+        upkeep.begin(step)
         trainer.update(step, lambda micro: share(micro, step))
 
     return update

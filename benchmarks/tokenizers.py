@@ -26,6 +26,7 @@ TOKENIZERS = {
     "RQ-VAE, rotation trick": "configs/ablations/rqvae_rotation_trick.gin",
     "RQ-VAE, collaborative": "configs/ablations/rqvae_collaborative.gin",
     "RQ-k-means": "configs/ablations/tokenizer_rqkmeans.gin",
+    "RQ-k-means, balanced": "configs/ablations/tokenizer_rqkmeans_balanced.gin",
     "RQ-k-means, 64 components": "configs/ablations/tokenizer_rqkmeans_pca.gin",
     "PQ": "configs/ablations/tokenizer_pq.gin",
     "OPQ, 96 components": "configs/ablations/tokenizer_opq.gin",

@@ -5,6 +5,7 @@ import torch
 
 from data.schemas import UserError
 from modules.rqvae import RqVae, RqVaeConfig
+from modules.tokenizer import direct
 from modules.tokenizer.direct import KINDS, DirectConfig, DirectTokenizer
 from modules.tokenizer.kinds import direct_tokenizer
 from tests.test_rqvae import catalogue
@@ -145,3 +146,30 @@ def test_shapes_that_cannot_be_are_refused_in_words(changes, said):
 def test_fewer_items_than_codes_are_refused_in_words(kind):
     with pytest.raises(UserError, match=r"got 10 items for 16; lower train.vae_codebook_size"):
         fitted(kind, catalogue(10))
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_balanced_items_share_the_codes_of_every_level_evenly(kind):
+    items = catalogue(300)
+    made = fitted(kind, items, balanced=True)
+    codes = made.get_semantic_ids(items)
+    assert max(int(torch.bincount(level).max()) for level in codes.T) <= -(-300 // 16)
+    assert max(int(torch.bincount(level).max()) for level in fitted(kind, items).get_semantic_ids(items).T) > -(-300 // 16)
+
+
+def test_codes_that_need_no_catalogue_are_fitted_without_its_vectors(monkeypatch):
+    seen = []
+    monkeypatch.setattr(DirectTokenizer, "latents", lambda self, items: (seen.append(len(items)), items)[1])
+    for kind in KINDS:
+        fitted(kind, catalogue(300))
+    assert seen == [300, 300, 300, 0, 0]
+
+
+def test_of_a_large_catalogue_codebooks_see_a_seeded_share(monkeypatch):
+    items = catalogue(300)
+    whole = fitted("rqkmeans", items)
+    monkeypatch.setattr(direct, "FITTED", 100)
+    share = fitted("rqkmeans", items)
+    assert not torch.equal(share.levels[0], whole.levels[0])
+    assert torch.equal(share.levels[0], fitted("rqkmeans", items).levels[0])
+    assert share.get_semantic_ids(items).shape == (300, 3)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import train_decoder
 import train_rqvae
 from benchmarks import compare
 from data.processed import data_config, load_corpus
+from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.coders import load_tokenizer
 from modules.runtime.config import ROOT, resolve, run_script
 from modules.runtime.retriever import load_retriever
@@ -359,3 +361,25 @@ def test_two_runs_are_compared_on_the_same_users(trained: Path, tmp_path: Path, 
     figures = [json.loads((run / "metrics.json").read_text())["validation"]["TIGER"]["metrics"]["recall@10"] for run in (short, whole)]
     assert gain == pytest.approx(figures[1] - figures[0], abs=2e-4)
     assert 0 < low <= gain <= high
+
+
+def test_one_number_for_all_levels_and_the_same_as_a_list_are_the_same(trained: Path, tmp_path: Path) -> None:
+    run_rqvae(trained, "vae_codebook_size=[8, 8, 8]", f"save_dir_root={tmp_path}/rqvae")
+    ids = [f"pretrained_rqvae_path={tmp_path}/rqvae", "iterations=1", "do_eval=False"]
+    run_decoder(trained, *ids, "vae_codebook_size=8", f"save_dir_root={tmp_path}/one")
+    run_decoder(trained, *ids, "vae_codebook_size=[8, 8, 8]", f"save_dir_root={tmp_path}/list")
+    run_decoder(trained, *ids, "vae_codebook_size=[8, 8, 4]", f"save_dir_root={tmp_path}/other", code=2)
+
+
+def test_codes_spread_over_colliding_items_are_the_same_in_any_number_of_processes() -> None:
+    torch.manual_seed(0)
+    config = RqVaeConfig(input_dim=6, embed_dim=2, hidden_dims=(8,), codebook_size=4, num_levels=2, sinkhorn="last_level")
+    model, items = RqVae(config).eval(), torch.randn(40, 6)
+    model.fit_normalizer(items)
+    model.kmeans_init(items, seed=0)
+    whole = model.get_semantic_ids(items)
+    for index in range(2):
+        ranks = SimpleNamespace(index=index, count=2, gather=None)
+        codes, own = train_rqvae.shared_codes(model, items, ranks)  # type: ignore[arg-type]
+        assert torch.equal(codes, whole)
+        assert torch.equal(own, whole[index::2])

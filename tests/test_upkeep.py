@@ -7,6 +7,7 @@ from data.schemas import UserError
 from modules.quantize import Quantize, QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import load_weights, save_weights
+from modules.tokenizer.collisions import reassign_collisions
 from modules.upkeep import Upkeep, average, draw
 from tests.test_sinkhorn import together
 
@@ -175,3 +176,20 @@ def test_averages_are_refused_where_codewords_learn_otherwise():
         rqvae(ema_decay=0.9, sim_vq=True)
     with pytest.raises(UserError, match="GUMBEL_SOFTMAX"):
         rqvae(ema_decay=0.9, mode=QuantizeForwardMode.GUMBEL_SOFTMAX)
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [{"dead_code_steps": 2}, {"ema_decay": 0.9}, {"sinkhorn": "training"}, {"sinkhorn": "last_level"}, {"sim_vq": True}],
+    ids=lambda remedy: next(iter(remedy)),
+)
+def test_levels_of_unequal_size_work_with_every_remedy_and_policy(remedy):
+    model = rqvae(codebook_size=(8, 6, 4), num_levels=3, **remedy)
+    model.fit_normalizer(ITEMS)
+    model.kmeans_init(ITEMS, seed=0)
+    optimizer = optimizer_of(model, rate=1e-2)
+    steps(model, Upkeep(model, optimizer, first=0, iterations=100, batch_size=32), optimizer, ITEMS, range(12))
+    codes = model.eval().get_semantic_ids(ITEMS)
+    assert (codes.max(0).values < torch.tensor([8, 6, 4])).all()
+    assert len(reassign_collisions(model, ITEMS, codes, torch.arange(32)).unique(dim=0)) == 32
+    assert model.decode(codes).shape == ITEMS.shape
