@@ -2,6 +2,7 @@
 
     python recommend.py out/decoder/quick/ml-100k --history "Toy Story (1995) | Aladdin (1992)" --k 10
     python recommend.py out/decoder/amazon/beauty --history "B004756YJA | B004ZT0SSG"
+    python recommend.py out/decoder/amazon/beauty --history "B004756YJA" --among new_items.txt       # only these can be recommended
     python recommend.py owner/name --history "B004756YJA"                                 # a run that was shared on the hub
 
 The history is oldest first, its items separated by " | ": external ids, titles, or parts of titles that only one item has.
@@ -15,12 +16,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data.schemas import PAD, SeqBatch, UserError
 from modules.runtime.hub import find_snapshot
-from modules.runtime.retriever import Retriever, load_retriever
+from modules.runtime.retriever import Retriever, Shortlist, load_retriever
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--history", required=True, help='items, oldest first, separated by " | "')
     parser.add_argument("--k", type=int, default=10, help="how many items (default 10)")
     parser.add_argument("--beam-size", type=int, default=50, help="beams of the search (default 50)")
+    parser.add_argument("--among", metavar="FILE", help="recommend only these items: an id or title a line, such as those that are new")
     parser.add_argument("--keep-history", action="store_true", help="let items of the history come back")
     options = parser.parse_args(argv)
     try:
@@ -38,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         retriever = load_retriever(find_snapshot(options.run))
         names = [name.strip() for name in options.history.split("|") if name.strip()]
         history = [find_item(name, retriever) for name in names]
-        print(recommend(retriever, history, options.k, max(options.beam_size, options.k), options.keep_history))
+        finder = retriever if options.among is None else Shortlist(retriever, listed_items(Path(options.among), retriever))
+        print(recommend(retriever, history, options.k, max(options.beam_size, options.k), options.keep_history, finder))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -66,8 +71,26 @@ def find_item(name: str, retriever: Retriever) -> int:
     return found[0]
 
 
-def recommend(retriever: Retriever, history: Sequence[int], k: int, beam_size: int, keep_history: bool) -> str:
-    """The history and the k best items after it, as text.
+def listed_items(path: Path, retriever: Retriever) -> Tensor:
+    """The rows [J] of the items that a file names, an id or title a line.
+
+    Raises:
+        UserError: no such file, or a line that is no one item's.
+    """
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--among {path} cannot be read ({error}); give a text file with an id or title a line") from error
+    if not names:
+        raise UserError(f"--among {path} is empty; write an id or title a line")
+    rows = {key: row for row, key in enumerate(retriever.tokenizer.info.item_keys)}
+    return torch.tensor(sorted({rows[name] if name in rows else find_item(name, retriever) for name in names}))
+
+
+def recommend(
+    retriever: Retriever, history: Sequence[int], k: int, beam_size: int, keep_history: bool, finder: Retriever | Shortlist | None = None
+) -> str:
+    """The history and the k best items after it, as text; ``finder`` finds only some of them.
 
     Raises:
         UserError: an empty history.
@@ -77,7 +100,7 @@ def recommend(retriever: Retriever, history: Sequence[int], k: int, beam_size: i
     seen = torch.tensor([list(history)])
     recent = seen[:, -retriever.model.config.max_seq_len :]
     batch = SeqBatch(torch.full((1,), PAD), recent, torch.full((1, 1), PAD), seen)
-    found = retriever.search(batch, beam_size, None if keep_history else seen)
+    found = (finder or retriever).search(batch, beam_size, None if keep_history else seen)
     keys, titles = retriever.tokenizer.info.item_keys, retriever.titles
     lines = ["history", *(f"      {keys[item]:>12}  {titles[item]}" for item in history), "recommended"]
     for rank, (item, score, codes) in enumerate(

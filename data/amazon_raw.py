@@ -21,13 +21,13 @@ from data.download import fetch
 from data.jsonlines import read_json_lines
 from data.metadata import describe, read_json, read_literals
 from data.schemas import UserError
-from data.tables import parse_numbers
+from data.tables import bad_ids, parse_numbers, refuse
 from data.text import TEMPLATE_VERSION
 
 if TYPE_CHECKING:
     import polars as pl
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Raise it when the same raw files would give another corpus."""
 
 
@@ -86,14 +86,16 @@ def find_raw_files(raw: Path, year: int, category: str) -> tuple[Path, Path]:
     """Returns reviews and metadata of a category, both downloaded where the reviews are missing; the metadata may be missing then."""
     edition = EDITIONS[year]
     names, metadata = [name.format(category) for name in edition.reviews], raw / edition.metadata.format(category)
-    there = [raw / name for name in names if (raw / name).exists()]
-    if there:
-        return there[0], metadata
+    there = next((raw / name for name in names if (raw / name).exists()), None)
+    begun = metadata.with_name(f"{metadata.name}.part").exists()
+    if there and not begun:
+        return there, metadata
+    reviews = there or raw / names[0]
     ways = f"connect once, or put {' or '.join(names)} and {metadata.name} into {raw} (the category is spelled as Amazon spells it)"
-    for url, path in zip(edition.urls, (raw / names[0], metadata)):
+    for url, path in zip(edition.urls[::-1], (metadata, reviews)):  # once the reviews are there, nothing looks for the metadata any more
         if not path.exists():
             fetch(f"{url}/{path.name}", path, ways)
-    return raw / names[0], metadata
+    return reviews, metadata
 
 
 def read_amazon_raw(reviews: Path, metadata: Path, year: int, filters: Filters) -> LoadedCorpus:
@@ -127,6 +129,7 @@ def _read_reviews(path: Path, edition: Edition, rated: bool) -> "pl.DataFrame":
     else:
         table = read_json_lines(path, dict(zip(edition.columns, types.values())), "Amazon's reviews, one JSON object a line")
         table = table.with_frame(table.frame.rename(dict(zip(edition.columns, roles))))
+    refuse([*bad_ids(table, "user"), *bad_ids(table, "item")])
     if rated:
         parse_numbers(table, "rating")
     if edition.ticks == 1:

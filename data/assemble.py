@@ -9,7 +9,7 @@ from torch import Tensor
 from data.cache import LoadedCorpus
 from data.interactions import Corpus, Histories
 from data.schemas import UserError
-from data.text import field_text, item_text
+from data.text import field_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -182,7 +182,7 @@ def finish_items(where: str, catalogue: Catalogue) -> tuple[Catalogue, list[str]
         untitled += not title
         silent += not text
         long += max(len(title), len(text)) > MAX_TITLE
-        titles[row] = (title or field_text(key))[:MAX_TITLE]
+        titles[row] = (title or name_of(key))[:MAX_TITLE]
         texts[row] = (text or bare_text(key))[:MAX_TITLE]
     notes = [f"{where}: {untitled:,} of {len(keys):,} items have no title and are called by their id"] if untitled else []
     notes += [f"{where}: {silent:,} of {len(keys):,} items have no text at all; their id is their text"] if silent else []
@@ -192,4 +192,9 @@ def finish_items(where: str, catalogue: Catalogue) -> tuple[Catalogue, list[str]
 
 def bare_text(key: str) -> str:
     """Returns the text of an item of which nothing is known but its id."""
-    return item_text([("Title", key)])
+    return f"Title: {name_of(key)}"
+
+
+def name_of(key: str) -> str:
+    """Returns an id as it can be shown, never empty: one like "nan" counts as a missing value elsewhere."""
+    return field_text(key) or key.encode("unicode_escape").decode()

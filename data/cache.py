@@ -6,6 +6,7 @@ A changed setting or a changed raw file changes the name, so a stale cache is ne
 import errno
 import glob
 import hashlib
+import io
 import json
 import logging
 import os
@@ -80,7 +81,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     """Writes a file that is whole or absent, whatever happens meanwhile; raises as ``whole_file`` does."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -169,8 +170,9 @@ def cached_corpus(path: Path, build: Callable[[], LoadedCorpus], force: bool = F
             log.warning("%s cannot be read (%s); building it again", path, type(error).__name__)
     if loaded is None:
         loaded = build()
-        with whole_file(path) as temporary:
-            torch.save(_payload(loaded), temporary)
+        buffer = io.BytesIO()  # torch, writing to a full disk itself, says so in an error of its own kind
+        torch.save(_payload(loaded), buffer)
+        write_whole(path, buffer.getbuffer())
     for note in loaded.notes:
         log.info(note)
     return loaded

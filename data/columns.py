@@ -73,14 +73,17 @@ def find_roles(
     return taken
 
 
-def describe_items(items: "pl.DataFrame", named: Mapping[str, list[str]]) -> Catalogue:
-    """Titles, texts and categories: the title is the first column named like one, with the year where there is one, and leads the text."""
+def describe_items(items: "pl.DataFrame", named: Mapping[str, list[str]], atomic: bool = False) -> Catalogue:
+    """Titles, texts and categories: the title is the first column named like one, with the year where there is one, and leads the text.
+
+    Genres are separated by ``|``; in RecBole's ``atomic`` files, which write lists so, by blanks.
+    """
     names = [name for name in items.columns if name != "item"]
     absent = next((name for role in ("title", "text", "category") for name in named.get(role, ()) if name not in names), None)
     if absent:
         raise UserError(f"train.columns names {absent}; the items have only {field_text(names)[:120] or 'ids'}; mend it")
     title_name = next(iter(named.get("title", ())), None)
-    title_name = title_name or next((name for name in names if "title" in name.lower() or "name" in name.lower()), None)
+    title_name = title_name or next((name for word in ("title", "name") for name in _like(word, names)), None)
     category_name = next((name for name in named.get("category", ROLES["category"]) if name in names), None)
     year_name = next((name for name in names if "year" in name.lower()), None)
     described = named.get("text", [name for name in names if name != title_name])
@@ -90,11 +93,16 @@ def describe_items(items: "pl.DataFrame", named: Mapping[str, list[str]]) -> Cat
     for row in items.iter_rows(named=True):
         fields = {name: field_text(row[name]) for name in {*ordered, *filter(None, [year_name, category_name])}}
         for name in ordered:
-            if labels[name] == "Genres" and "," not in fields[name]:
-                fields[name] = ", ".join(re.split(r"[\s|]+", fields[name]))
+            if labels[name] == "Genres" and ("|" in fields[name] or (atomic and "," not in fields[name])):
+                fields[name] = ", ".join(re.split(r"\s*\|\s*" if "|" in fields[name] else r"\s+", fields[name]))
         title, year = fields.get(title_name or "", ""), fields.get(year_name or "", "")
         dated = title and re.fullmatch(r"\d{4}", year) and not title.endswith(f"({year})")
         titles.append(f"{title} ({year})" if dated else title)
         texts.append(item_text((labels[name], fields[name]) for name in ordered))
         categories.append(fields.get(category_name or "", ""))
     return Catalogue(items["item"].to_list(), titles, texts, categories)
+
+
+def _like(word: str, names: Sequence[str]) -> list[str]:
+    """The columns called ``word``, then those with it in their name."""
+    return sorted((name for name in names if word in name.lower()), key=lambda name: name.lower() != word)

@@ -108,25 +108,34 @@ def _explain_csv(path: Path, names: Sequence[str], types: Mapping[str, object], 
             except UnicodeDecodeError as error:
                 raise not_utf8(f"{path}:{number}", expected) from error
     number = 0
-    numeric = [(index, name, types[name].is_integer()) for index, name in enumerate(names) if types.get(name, pl.String) != pl.String]
+    numeric = [(index, name, _bits(types[name])) for index, name in enumerate(names) if types.get(name, pl.String) != pl.String]
     try:
         for record_number, (number, record) in enumerate(_records(path)):
             if header and record_number == 0:
                 continue
             if len(record) > len(names):
                 raise UserError(f"{path}:{number} has {len(record)} fields, not {len(names)}; expected {expected}; mend the line")
-            for index, name, whole in numeric:
-                if index < len(record) and record[index] and not _is_number(record[index], whole):
-                    kind = "a whole number" if whole else "a number"
+            for index, name, bits in numeric:
+                if index < len(record) and record[index] and not _is_number(record[index], bits):
+                    kind = f"a whole number below 2^{bits - 1}" if bits else "a number"
                     raise UserError(f"{path}:{number} has {record[index]!r:.60} for {name}; expected {kind}; mend the line")
     except csv.Error as error:
         raise UserError(f"{path}:{number + 1} is not csv ({error}); expected {expected}; mend the line") from error
     raise UserError(f"{path} is not a csv that can be read ({field_text(said)[:120]}); expected {expected}; mend the file")
 
 
-def _is_number(text: str, whole: bool) -> bool:
-    if whole:
-        return re.fullmatch(r"[+-]?\d{1,18}", text) is not None
+def _bits(kind: "pl.DataType | type[pl.DataType]") -> int:
+    """Of a signed whole number; 0 for fractions."""
+    import polars as pl
+
+    return {pl.Int32: 32, pl.Int64: 64}.get(kind, 0)
+
+
+def _is_number(text: str, bits: int) -> bool:
+    if not text.isascii():
+        return False
+    if bits:
+        return re.fullmatch(r"[+-]?\d{1,19}", text) is not None and -(2 ** (bits - 1)) <= int(text) < 2 ** (bits - 1)
     try:
         float(text)
     except ValueError:

@@ -13,7 +13,9 @@ with stay in the catalogue.
 
 import argparse
 import datetime
+import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +29,10 @@ from data.columns import describe_items, find_roles, parse_columns
 from data.csvfile import csv_header, read_csv
 from data.interactions import statistics
 from data.schemas import UserError
-from data.tables import Table, parse_numbers, read_jsonl, read_lines, read_parquet, refuse
-from data.text import TEMPLATE_VERSION, load_embeddings
+from data.tables import Table, bad_ids, parse_numbers, read_jsonl, read_lines, read_parquet, refuse
+from data.text import TEMPLATE_VERSION, field_text, load_embeddings
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Raise it when the same raw files would give another corpus."""
 
 ALL = Filters()
@@ -106,27 +108,26 @@ def read_custom(files: Files, filters: Filters, named: Mapping[str, list[str]] |
     }
     if "rating" in rows.frame.columns and filters.min_rating > 0:
         table["rating"] = parse_numbers(rows, "rating")
-    catalogue = describe_items(items.frame, named)
+    catalogue = describe_items(items.frame, named, atomic=files.items.suffix == ".item")
     return assemble(str(files.interactions), str(files.items), catalogue, pl.DataFrame(table), filters)
 
 
 def _bad_items(items: Table) -> Iterator[str]:
     import polars as pl
 
-    yield from items.first(pl.col("item").str.strip_chars() == "", "has an empty item; give it an id")
+    yield from bad_ids(items, "item")
     yield from items.first(~pl.col("item").is_first_distinct(), "repeats an item; expected one line an item; remove one of them")
 
 
 def _bad_interactions(rows: Table, items: Table) -> Iterator[str]:
     import polars as pl
 
-    yield from rows.first(pl.col("user").str.strip_chars() == "", "has an empty user; give it an id or remove the line")
+    yield from bad_ids(rows, "user")
     known = items.frame["item"].implode()
     yield from rows.first(~pl.col("item").is_in(known), f"has an item that {items.path.name} lacks; add it there or remove the line")
     for name in (name for name in ("timestamp", "rating") if name in rows.frame.columns):
         try:
-            filled = rows.frame[name].cast(pl.String, strict=False).is_null() if name == "rating" else None
-            if filled is None or not filled.any():
+            if name != "rating" or rows.frame[name].null_count() == 0:
                 parse_numbers(rows, name)
         except UserError as error:
             yield from error.args
@@ -156,14 +157,15 @@ def _read(path: Path, needed: Sequence[str], wanted: Sequence[str], named: Mappi
         else:
             table = read_lines(path, "\t", (), f"a tab-separated file, {expected}")
         taken = find_roles(path, table.frame.columns, needed, wanted, named, expected)
-    others = [] if wanted else [pl.col(name) for name in table.frame.columns if name not in taken.values()]
+    others = [] if wanted else [pl.col(name) for name in table.frame.columns if name not in {*taken, *taken.values()}]
     table = table.with_frame(table.frame.select(*(pl.col(name).alias(role) for role, name in taken.items()), *others))
     gaps = ((role, f"has no {taken[role]}; expected {expected}; mend the line") for role in needed)
     refuse(sentence for role, what in gaps for sentence in table.first(pl.col(role).is_null(), what))
     ids = [role for role in ("user", "item") if role in taken]
-    nested = next((role for role in ids if table.frame[role].dtype.is_nested()), None)
-    if nested:
-        raise UserError(f"{path}: {taken[nested]} holds {table.frame[nested].dtype}; expected text or numbers; mend the file")
+    for role in ids:
+        kind = table.frame[role].dtype
+        if not (kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum)):
+            raise UserError(f"{path}: {taken[role]} holds {kind}; expected ids as text or whole numbers; mend the file")
     return table.with_frame(table.frame.with_columns(pl.col(ids).cast(pl.String)))
 
 
@@ -186,15 +188,20 @@ def describe_folder(folder: Path, split: str, filters: Filters, columns: Sequenc
         f"lengths       {quantiles}",
         f"time          {time_range(float(corpus.times.min()), float(corpus.times.max()))}",
         f"cold items    {cold:,} without an interaction",
-        f"first item    {corpus.item_keys[0]}: {corpus.texts[0]:.160}",
+        f"first item    {field_text(corpus.item_keys[0])}: {corpus.texts[0]:.160}",
         *(f"note          {note}" for note in notes),
     ]
     if embeddings is not None:
-        lines.append(f"embeddings    {embeddings}, {load_embeddings(embeddings, len(corpus.item_keys)).shape[1]} wide")
+        vectors = load_embeddings(embeddings, len(corpus.item_keys)).shape[1]
+        lines.append(f"embeddings    {embeddings}, {vectors} wide")
     if numbers.train_targets == 0:
         lines.append("note          no user has four interactions, so there is nothing to train on")
-    given = f"dataset_folder={folder} dataset_split={split}"
-    return "\n".join([*lines, f"next          python train_rqvae.py configs/rqvae_custom.gin {given}"])
+    given = [f"dataset_folder={folder}", f"dataset_split={split}"]
+    given += [f"columns={json.dumps(list(columns))}"] if columns else []
+    given += [f"min_rating={filters.min_rating:g}"] if filters.min_rating else []
+    given += [f"k_core={filters.k_core}"] if filters.k_core else []
+    width = [] if embeddings is None else [f"item_embeddings={embeddings}", f"vae_input_dim={vectors}"]
+    return "\n".join([*lines, f"next          python train_rqvae.py configs/rqvae_custom.gin {shlex.join([*given, *width])}"])
 
 
 def time_range(first: float, last: float) -> str:
@@ -218,8 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--min-rating", type=float, default=0.0, help="interactions rated lower are dropped")
     parser.add_argument("--k-core", type=int, default=0, help="users and items with fewer interactions are dropped")
     given = parser.parse_args(arguments)
-    atomic = sorted(path.stem for place in (given.folder / "raw", given.folder) for path in place.glob("*.inter"))
-    split = given.split or (atomic[0] if atomic else given.folder.resolve().name)
+    found = [path.name for place in (given.folder / "raw", given.folder) if place.is_dir() for path in place.iterdir()]
+    names = sorted(match[1] for name in found if (match := re.fullmatch(r"(.+)\.(?:inter|interactions\.\w+)", name)))
+    split = given.split or (names[0] if names else re.sub(r"[^\w.-]+", "_", given.folder.resolve().name))
     try:
         if not given.folder.is_dir():
             raise UserError(f"{given.folder} is no directory; expected one with interactions and items")

@@ -57,9 +57,9 @@ class Split(NamedTuple):
 class TimeSplit(NamedTuple):
     """One moment for all users: training before ``validation_from``, validation before ``test_from``, test after."""
 
-    times: Tensor  # [T] of every interaction
-    validation_from: float
-    test_from: float
+    times: Tensor  # [T] of every interaction, int64 or float64
+    validation_from: int | float  # whole where the times are: torch holds whole times against a fraction in float32, minutes off
+    test_from: int | float
 
 
 class CorpusStatistics(NamedTuple):
@@ -117,10 +117,11 @@ def time_bounds(times: Tensor, quantiles: tuple[float, float]) -> TimeSplit:
         UserError: nothing would lie before, between or after them.
     """
     ordered = times.sort().values
-    first, second = (float(ordered[min(int(share * len(ordered)), len(ordered) - 1)]) for share in quantiles)
-    if not float(ordered[0]) < first < second:
+    first, second = (ordered[min(int(share * len(ordered)), len(ordered) - 1)].item() for share in quantiles)
+    begin = ordered[0].item()
+    if not begin < first < second:
         raise UserError(
-            f"train.split_quantiles = {list(quantiles)} are at the times {first:g} and {second:g} of data from {float(ordered[0]):g} on, "
+            f"train.split_quantiles = {list(quantiles)} are at the times {first} and {second} of data from {begin} on, "
             "which leaves a part empty; move them apart"
         )
     return TimeSplit(times, first, second)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from data.assemble import Catalogue
 from data.schemas import UserError
 from data.tables import check_file
-from data.text import field_text, item_text
+from data.text import field_text, item_text, usable_id
 
 MAX_LINE = 1 << 24
 DEPTH = 2
@@ -76,7 +76,7 @@ def read_json(path: Path, wanted: Collection[str] | None) -> Iterator[Entry]:
             raise UserError(f"{path}:{number} is not UTF-8; {expected}") from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number} is not JSON; {expected}") from error
-        if not isinstance(entry, dict) or not isinstance(entry.get("parent_asin"), str):
+        if not isinstance(entry, dict) or not _named(entry.get("parent_asin")):
             raise UserError(f"{path}:{number} is not an object with a parent_asin; {expected}")
         return entry
 
@@ -97,15 +97,22 @@ def describe(keys: Sequence[str], entries: Iterable[Entry]) -> Catalogue:
 
 
 def _entry(key: str, title: object, brand: object, categories: object, price: object) -> Entry:
-    shown, made = html.unescape(field_text(title)), html.unescape(field_text(brand))
+    shown, made, path = (field_text(_unescaped(value)) for value in (title, brand, categories))
     fields = [
         ("Title", shown),
         ("Brand", "" if made.lower() == "unknown" else made),
-        ("Categories", html.unescape(field_text(categories))),
+        ("Categories", path),
         ("Price", price),
     ]
-    path = categories[:DEPTH] if isinstance(categories, list) else []
-    return Entry(key, shown, item_text(fields), " > ".join(html.unescape(field_text(name)) for name in path))
+    steps = categories[:DEPTH] if isinstance(categories, list) else []
+    return Entry(key, shown, item_text(fields), " > ".join(field_text(_unescaped(name)) for name in steps))
+
+
+def _unescaped(value: object) -> object:
+    """Without HTML's entities, which may stand for control characters and so go before those."""
+    if isinstance(value, list):
+        return [_unescaped(part) for part in value]
+    return html.unescape(value) if isinstance(value, str) else value
 
 
 def _entries(path: Path, parse: Callable[[int, bytes], Mapping[str, object] | None], line_is: str) -> Iterator[Mapping[str, object]]:
@@ -126,6 +133,10 @@ def _entries(path: Path, parse: Callable[[int, bytes], Mapping[str, object] | No
         raise UserError(f"{path} holds no line; expected {line_is} a line; fetch the file again")
 
 
+def _named(key: object) -> bool:
+    return isinstance(key, str) and usable_id(key)
+
+
 def _parse_literal(path: Path, number: int, line: bytes) -> Mapping[str, object]:
     expected = (
         "expected a Python literal like {'asin': 'B000000001', 'title': '..'}, which is parsed and never run; mend or remove the line"
@@ -138,6 +149,6 @@ def _parse_literal(path: Path, number: int, line: bytes) -> Mapping[str, object]
         entry = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"{path}:{number} is not a literal; {expected}") from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("asin"), str):
+    if not isinstance(entry, dict) or not _named(entry.get("asin")):
         raise UserError(f"{path}:{number} is not a dict with an asin; {expected}")
     return entry

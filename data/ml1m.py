@@ -1,4 +1,4 @@
-"""MovieLens 1M: ``<folder>/raw/ml-1m/movies.dat`` and ``ratings.dat``, fields separated by ``::``, Latin-1, no header.
+"""MovieLens 1M: ``<folder>/raw/ml-1m/movies.dat`` and ``ratings.dat``, fields separated by ``::``, Latin-1 or UTF-8, no header.
 
     movies.dat    1::Toy Story (1995)::Animation|Children's|Comedy
     ratings.dat   user::movie::rating::unix seconds
@@ -12,10 +12,10 @@ from pathlib import Path
 from data.assemble import Catalogue, Filters, assemble, codes_of
 from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
 from data.movielens import describe_movies, fetch_archive
-from data.tables import Table, parse_numbers, read_lines
+from data.tables import Table, is_utf8, parse_numbers, read_lines
 from data.text import TEMPLATE_VERSION
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Raise it when the same raw files would give another corpus."""
 
 SPLIT = "ml-1m"
@@ -35,7 +35,8 @@ def load_ml1m(folder: Path, filters: Filters, force_process: bool = False) -> Lo
 
 def read_ml1m(movies: Path, ratings: Path, filters: Filters) -> LoadedCorpus:
     """Reads the two files into a corpus; items stand in the order of their file."""
-    items = read_lines(movies, "::", ("movie", "title", "genres"), "movies.dat of MovieLens 1M", encoding="latin-1", header=False)
+    encoding = "utf-8" if movies.is_file() and is_utf8(movies) else "latin-1"  # some copies were converted
+    items = read_lines(movies, "::", ("movie", "title", "genres"), "movies.dat of MovieLens 1M", encoding=encoding, header=False)
     columns = ("user", "movie", "rating", "time")
     rated = read_lines(ratings, "::", columns, "ratings.dat of MovieLens 1M", encoding="latin-1", header=False)
     return movie_corpus(items, rated, filters)

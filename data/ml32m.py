@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.assemble import Filters
 from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
-from data.csvfile import read_csv
+from data.csvfile import csv_header, read_csv
 from data.ml1m import movie_corpus
 from data.movielens import fetch_archive
 from data.text import TEMPLATE_VERSION
@@ -37,6 +37,7 @@ def read_ml32m(movies: Path, ratings: Path, filters: Filters) -> LoadedCorpus:
     """Reads the two files into a corpus; items stand in the order of their file."""
     import polars as pl
 
+    csv_header(movies, ("movieId", "title", "genres"), "MovieLens' movies.csv")
     described = {"movieId": pl.Int32, "title": pl.String, "genres": pl.String}
     items = read_csv(movies, ("movieId",), "MovieLens' movies.csv", described)
     types = {"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64}

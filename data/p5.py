@@ -18,11 +18,11 @@ from data.cache import LoadedCorpus
 from data.interactions import Corpus, Histories
 from data.metadata import describe, read_literals
 from data.schemas import UserError
-from data.text import field_text
+from data.text import field_text, usable_id
 
 SPLITS = ("beauty", "sports", "toys")
 SEQUENCES, MAPS, METADATA = FILES = ("sequential_data.txt", "datamaps.json", "meta.json.gz")
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Raise it when the same raw files would give another corpus."""
 
 
@@ -53,8 +53,8 @@ def _read_maps(path: Path) -> tuple[list[str], dict[int, str]]:
         if not isinstance(table, dict) or not table:
             raise UserError(f"{path} has no map {name}; expected P5's datamaps with id2item and id2user; fetch the file again")
         for key, value in table.items():
-            if not (key.isascii() and key.isdigit() and len(key) < 19 and isinstance(value, str) and value.strip()):
-                raise UserError(f"{path}: {name} maps {key!r} to {value!r:.60}; expected a number from 1 and a non-empty id; mend the file")
+            if not (key.isascii() and key.isdigit() and len(key) < 19 and isinstance(value, str) and usable_id(value)):
+                raise UserError(f"{path}: {name} maps {key!r} to {value!r:.60}; expected a number from 1 and a printable id; mend the file")
         numbered = {int(key): value for key, value in table.items()}
         if len(set(numbered.values())) < len(table) or len(numbered) < len(table):
             raise UserError(f"{path}: {name} has an id twice; expected a one-to-one map; mend the file")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from data.schemas import UserError
-from data.text import field_text
+from data.text import CONTROL, field_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 SHOWN = 6
 """Lines that a complaint names; of the others it says how many they are."""
+
+MOMENTS = ("time", "timestamp")
+"""Columns in which dates are as good as numbers."""
 
 TYPED = re.compile(r":(token|float)(_seq)?$")
 """What RecBole's atomic files write behind a column's name."""
@@ -47,6 +50,15 @@ class Table(NamedTuple):
     def with_frame(self, frame: "pl.DataFrame") -> "Table":
         """Returns the same rows with other columns."""
         return self._replace(frame=frame)
+
+
+def bad_ids(table: Table, name: str) -> Iterator[str]:
+    """Sentences for the rows whose id in the text column ``name`` is blank or cannot be printed: a stray quote swallows whole lines."""
+    import polars as pl
+
+    yield from table.first(pl.col(name).str.strip_chars() == "", f"has an empty {name}; give it an id or remove the line")
+    broken = pl.col(name).str.contains(CONTROL.pattern.replace("\ud800-\udfff", ""))
+    yield from table.first(broken, f"has a {name} with a line break or another control character in it; look for a stray quote before it")
 
 
 def refuse(sentences: Iterable[str]) -> None:
@@ -87,6 +99,15 @@ def decode(path: Path, encoding: str, expected: str) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise not_utf8(f"{path}:{content.count(NEWLINE, 0, error.start) + 1}", expected) from error
+
+
+def is_utf8(path: Path) -> bool:
+    """Is a file's content UTF-8? Latin-1 with letters beyond ASCII practically never is."""
+    try:
+        path.read_bytes().decode("utf-8")
+    except (UnicodeDecodeError, OSError):
+        return False
+    return True
 
 
 NEWLINE = b"\n"
@@ -233,31 +254,41 @@ def parse_numbers(table: Table, name: str, whole: bool = False) -> "pl.Series":
     """Returns a column as whole numbers where every value is one, else as fractions.
 
     Args:
-        table: has the column as text or as numbers.
+        table: has the column as text, as numbers or, where it is a time, as dates.
         name: the column.
         whole: refuse fractions.
 
     Raises:
-        UserError: a value that is missing, no number, NaN or infinite.
+        UserError: a value that is missing, no number, NaN, infinite or out of range, or a column of another kind.
     """
     import polars as pl
 
     column = table.frame[name]
-    if column.dtype.is_integer() and column.null_count() == 0:
-        return column
-    if column.dtype.is_temporal():
+    kind = column.dtype
+    if kind in (pl.Date, pl.Datetime) and name in MOMENTS:
         column = column.cast(pl.Datetime("us"), strict=False).dt.epoch("us") / 1_000_000
-    elif column.dtype == pl.String:
-        column = column.str.strip_chars()
-    exact = column.cast(pl.Int64, strict=False) if not column.dtype.is_float() else column
-    if exact.dtype == pl.Int64 and exact.null_count() == 0:
+    elif kind in (pl.String, pl.Categorical, pl.Enum):
+        column = column.cast(pl.String).str.strip_chars()
+    elif kind == pl.Decimal:
+        column = column.cast(pl.Float64)
+    elif not kind.is_numeric():
+        raise UserError(f"{table.path}: {name} holds {kind}; expected numbers; mend the file")
+    if kind in (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32) and column.null_count() == 0:
+        return column
+    number = f"{'whole ' if whole else ''}number"
+    exact = column.cast(pl.Int64, strict=False) if not column.dtype.is_float() else None
+    if exact is not None and (exact.null_count() == 0 or kind.is_integer()):
+        table.with_frame(pl.DataFrame({"bad": exact.is_null()})).refuse_first(
+            pl.col("bad"), f"has a {name} that is no {number}; mend the line"
+        )
         return exact
-    if not (column.dtype.is_numeric() or column.dtype == pl.String):
-        raise UserError(f"{table.path}: {name} holds {column.dtype}; expected numbers; mend the file")
-    numbers = column if column.dtype.is_float() else column.cast(pl.Float64, strict=False)
+    numbers = column.cast(pl.Float64, strict=False)
     bad = (~numbers.is_finite()).fill_null(True)
     if whole:
         bad |= (numbers != numbers.round()) | (numbers.abs() >= 2.0**63)
-    checked = table.with_frame(pl.DataFrame({"bad": bad}))
-    checked.refuse_first(pl.col("bad"), f"has a {name} that is no {'whole ' if whole else ''}number; mend the line")
+    checked = table.with_frame(pl.DataFrame({"bad": bad, "blurred": numbers.abs() > 2.0**53}))
+    checked.refuse_first(pl.col("bad"), f"has a {name} that is no {number}; mend the line")
+    if exact is not None:  # text: some of it whole, some not
+        blurred = f"has a {name} beyond 2^53, which a column with fractions cannot hold exactly; write whole numbers or smaller units"
+        checked.refuse_first(pl.col("blurred"), blurred)
     return numbers.cast(pl.Int64) if whole else numbers

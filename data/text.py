@@ -48,6 +48,11 @@ def field_text(value: object) -> str:
     return "" if text.lower() == "nan" else text
 
 
+def usable_id(key: str) -> bool:
+    """Can an id name something? Not when it is blank, or holds line breaks, control characters or halves of characters."""
+    return bool(key.strip()) and CONTROL.search(key) is None
+
+
 def item_text(fields: Iterable[tuple[str, object]]) -> str:
     """Returns ``"Title: ..; Brand: ..; Price: .."`` from ordered (label, value) pairs, leaving out what is absent.
 

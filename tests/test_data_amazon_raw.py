@@ -177,3 +177,40 @@ def test_missing_reviews_are_told_with_the_ways_to_supply_them(tmp_path, monkeyp
         load(tmp_path)
     with pytest.raises(UserError, match=r"'../x'; expected a category"):
         load_amazon_raw(tmp_path, 2014, "../x", Filters())
+
+
+def test_entities_are_undone_before_control_characters_are_taken_out(tmp_path):
+    entry = {"asin": "B1", "title": "A&#10;B &#x202e;evil", "brand": "&nbsp;", "categories": [["Beauty&#10;Bath", "a &amp; b"]]}
+    corpus, _ = load(write_2014(tmp_path, meta=[entry]))
+    assert corpus.titles[0] == "A B evil"
+    assert corpus.categories[0] == "Beauty Bath > a & b"
+    assert corpus.texts[0] == "Title: A B evil; Categories: Beauty Bath, a & b"
+
+
+def test_blank_ids_are_refused(tmp_path):
+    for key in ("reviewerID", "asin"):
+        with pytest.raises(UserError, match=r"reviews_Beauty_5.json.gz.* has an empty (user|item)"):
+            load(write_2014(tmp_path / key, [*REVIEWS, REVIEWS[0] | {key: " "}]))
+    with pytest.raises(UserError, match=r"meta_Beauty.json.gz:1 is not a dict with an asin"):
+        load(write_2014(tmp_path / "meta", meta=[{"asin": ""}]), cold_items=True)
+
+
+def test_metadata_whose_download_broke_are_fetched_by_the_next_call(tmp_path, monkeypatch):
+    source, calls = write_2014(tmp_path / "source") / "raw", []
+
+    def fetch(url, path, ways):
+        calls.append(path.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name.startswith("meta") and len(calls) == 1:
+            path.with_name(f"{path.name}.part").write_bytes(b"half")
+            raise UserError("broke off")
+        path.write_bytes((source / path.name).read_bytes())
+
+    monkeypatch.setattr(data.amazon_raw, "fetch", fetch)
+    with pytest.raises(UserError, match="broke off"):
+        load(tmp_path)
+    assert load(tmp_path).corpus.titles[0] == "Soap & Co"
+    (tmp_path / "raw" / "meta_Beauty.json.gz").unlink()
+    (tmp_path / "raw" / "meta_Beauty.json.gz.part").write_bytes(b"half")
+    assert load(tmp_path).corpus.titles[0] == "Soap & Co"
+    assert calls == ["meta_Beauty.json.gz", "meta_Beauty.json.gz", "reviews_Beauty_5.json.gz", "meta_Beauty.json.gz"]

@@ -74,3 +74,18 @@ def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "cannot write" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
+def test_a_corpus_that_does_not_fit_on_the_disk_is_a_sentence(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from data.assemble import Filters; from data.cache import cached_corpus\n"
+        "from data.schemas import UserError; from data.synthetic import load_synthetic\n"
+        "loaded = load_synthetic(Filters(), 50, 40)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: cached_corpus(Path(sys.argv[1]) / 'processed' / 'corpus.pt', lambda: loaded)\n"
+        "except UserError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "cannot write" in done.stdout
+    assert list((tmp_path / "processed").iterdir()) == []

@@ -1,4 +1,5 @@
-import datetime
+import datetime as dt
+import shlex
 
 import numpy as np
 import polars as pl
@@ -171,7 +172,7 @@ def test_columns_go_by_other_names_where_they_are_named(tmp_path, kind):
 
 
 def test_lists_and_moments_of_parquet_are_understood(tmp_path):
-    moments = [datetime.datetime(2020, 1, day, tzinfo=datetime.UTC) for day in (3, 1, 2)]
+    moments = [dt.datetime(2020, 1, day, tzinfo=dt.UTC) for day in (3, 1, 2)]
     rows = [(user, item, moment, rating) for (user, item, _, rating), moment in zip(ROWS, moments)]
     folder = write_kind(tmp_path, "parquet", rows, [(10, "Soap", ["a", "b"]), (30, "Oil", None)], labels=("item", "title", "tags"))
     corpus = load_custom(folder, "any").corpus
@@ -245,3 +246,88 @@ def test_the_category_may_be_a_column_of_any_name(tmp_path):
 def test_a_column_s_name_cannot_bring_control_characters_into_the_texts(tmp_path):
     item = "item_id:token\tna\x1bme:token\tti\ufefftle:token\n10\tSoap\tOil\n30\tOil\t\n"
     assert load_custom(write(tmp_path, item=item), "tiny").corpus.texts == ["Na me: Soap; Ti tle: Oil", "Na me: Oil"]
+
+
+TIMES = [dt.time(1), dt.time(2), dt.time(3)]
+ODD = {
+    "a list as time": ({"timestamp": [[5], [6], [7]]}, "timestamp holds List"),
+    "a time of day": ({"timestamp": TIMES}, "timestamp holds Time"),
+    "a duration": ({"timestamp": [dt.timedelta(1)] * 3}, "timestamp holds Duration"),
+    "truth as time": ({"timestamp": [True, False, True]}, "timestamp holds Boolean"),
+    "a list as rating": ({"rating": [[5.0], [4.0], [3.0]]}, "rating holds List"),
+    "a moment as rating": ({"rating": [dt.datetime(2011, 1, 1)] * 3}, "rating holds Datetime"),
+    "bytes as ids": ({"user": [b"a", b"b", b"a"]}, "user holds Binary; expected ids as text or whole numbers"),
+    "fractions as ids": ({"user": [1.0, 2.0, float("nan")]}, "user holds Float64; expected ids"),
+    "a time beyond 63 bits": ({"timestamp": [1, 2, 2**64 - 1]}, "row 3 has a timestamp that is no number"),
+    "a blank id": ({"user": ["a", " ", "b"]}, "row 2 has an empty user"),
+    "a line break in an id": ({"user": ["a", "b", "c\nd"]}, "row 3 has a user with a line break"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_columns_of_odd_kinds_are_refused_in_a_sentence(tmp_path, name):
+    changes, sentence = ODD[name]
+    columns = {"user": ["a", "b", "a"], "item": ["x", "y", "y"], "timestamp": [1, 2, 3], "rating": [3.0, 4.0, 5.0]} | changes
+    pl.DataFrame(columns).write_parquet(tmp_path / "interactions.parquet")
+    (tmp_path / "items.csv").write_text("item,title\nx,Soap\ny,Oil\n")
+    with pytest.raises(UserError, match=sentence):
+        load_custom(tmp_path, "tiny")
+
+
+def test_decimals_keep_their_fractions_and_categories_are_text(tmp_path):
+    rating = pl.Series([4.4, 4.5, 4.9]).cast(pl.Decimal(6, 2))
+    moment = pl.Series([1.5, 1.7, 2.0]).cast(pl.Decimal(6, 2))
+    user = pl.Series(["a", "a", "a"]).cast(pl.Categorical)
+    frame = pl.DataFrame({"user": user, "item": ["x", "y", "z"], "timestamp": moment, "rating": rating})
+    frame.write_parquet(tmp_path / "interactions.parquet")
+    (tmp_path / "items.csv").write_text("item,title\nx,Soap\ny,Oil\nz,Wax\n")
+    corpus = load_custom(tmp_path, "tiny", Filters(min_rating=4.5)).corpus
+    assert to_lists(corpus.histories) == [[1, 2]]
+    assert corpus.times.tolist() == [1.7, 2.0]
+
+
+def test_large_whole_times_beside_a_fraction_are_refused_not_rounded(tmp_path):
+    inter = "user\titem\ttimestamp\na\t10\t1600000000000000001\na\t30\t1600000000000000002\nb\t10\t1.5\n"
+    with pytest.raises(UserError, match=r"inter:2 has a timestamp beyond 2\^53, which a column with fractions cannot hold"):
+        load_custom(write(tmp_path, inter), "tiny")
+
+
+def test_a_column_may_take_the_role_of_another_that_bears_its_name(tmp_path):
+    (tmp_path / "items.csv").write_text("sku,item,title\nx,1,Soap\ny,2,Oil\n")
+    (tmp_path / "interactions.csv").write_text("user,sku,timestamp\na,x,1\na,y,2\n")
+    assert load_custom(tmp_path, "tiny", columns=["item=sku"]).corpus.item_keys == ["x", "y"]
+
+
+def test_a_stray_quote_does_not_swallow_lines(tmp_path):
+    (tmp_path / "items.csv").write_text("item,title\nx,Soap\n")
+    (tmp_path / "interactions.csv").write_text('user,item,timestamp\na,x,1\n"u,x,2\nb,x,3\nc",x,4\n')
+    with pytest.raises(UserError, match=r"interactions.csv:\d has a user with a line break or another control character in it; look for a"):
+        load_custom(tmp_path, "tiny")
+
+
+def test_the_column_called_title_is_the_title_and_genres_of_two_words_stay_whole(tmp_path):
+    (tmp_path / "items.csv").write_text(
+        "item,brand_name,title,genre\nx,Elm,Soap,Science Fiction\ny,Fir,Oil,Film Noir|Science Fiction\nnan,,,\n"
+    )
+    (tmp_path / "interactions.csv").write_text("user,item,timestamp\na,x,1\na,y,2\n")
+    corpus = load_custom(tmp_path, "tiny").corpus
+    assert corpus.titles == ["Soap", "Oil", "nan"]
+    assert corpus.categories == ["Science Fiction", "Film Noir, Science Fiction", ""]
+    assert corpus.texts[2] == "Title: nan"
+
+
+def test_the_next_command_repeats_what_was_given_and_can_be_run(tmp_path, capsys):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    (folder / "mine.items.csv").write_text("sku,title\nx,Soap\ny,Oil\n")
+    (folder / "mine.interactions.csv").write_text("user,sku,timestamp\na,y,1\na,y,2\n")
+    assert main([str(folder), "--columns", "item=sku", "--k-core", "1"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[2:] == [
+        "train_rqvae.py",
+        "configs/rqvae_custom.gin",
+        f"dataset_folder={folder}",
+        "dataset_split=mine",
+        'columns=["item=sku"]',
+        "k_core=1",
+    ]

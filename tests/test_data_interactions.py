@@ -128,3 +128,14 @@ def test_the_split_hash_names_the_histories():
     assert base == split_hash(to_histories([[1, 2], [3]]))
     assert base != split_hash(to_histories([[1], [2, 3]]))
     assert base != split_hash(to_histories([[2, 1], [3]]))
+
+
+def test_moments_of_whole_seconds_are_compared_exactly():
+    times = 1_600_000_000 + 10 * torch.arange(10)  # in float32 they are all one
+    by = time_bounds(times, (0.5, 0.8))
+    assert (by.validation_from, by.test_from) == (1_600_000_050, 1_600_000_080)
+    split = split_by_time(to_histories([[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]), by)
+    check_no_leak(split, to_histories([[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]), by)
+    assert to_lists(split.train) == [[0, 1, 2, 3, 4]]
+    assert split.items(split.validation).tolist() == [5]
+    assert split.items(split.test).tolist() == [8]

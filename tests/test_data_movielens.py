@@ -203,3 +203,23 @@ def test_the_cache_holds_what_reading_gives(tmp_path):
     raw = write(tmp_path, "ml-1m") / "raw" / "ml-1m"
     direct = read_ml1m(raw / "movies.dat", raw / "ratings.dat", Filters()).corpus
     assert direct[:4] == load(tmp_path, "ml-1m").corpus[:4]
+
+
+def test_a_copy_of_ml_1m_in_utf_8_keeps_its_letters(tmp_path):
+    assert load(write(tmp_path, "ml-1m", movies=MOVIES_DAT), "ml-1m").corpus.titles[1] == "Misérables, Les (1998)"
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (
+            {"ratings": RATINGS_CSV + "1,3000000000,5,5\n"},
+            r"ratings.csv:\d+ has '3000000000' for movieId; expected .* below 2\^31",
+        ),
+        ({"ratings": RATINGS_CSV + "1,1,\u0663,5\n"}, r"ratings.csv:\d+ has '\u0663' for rating; expected a number"),
+        ({"movies": MOVIES_CSV.replace("title", "name", 1)}, "movies.csv:1 lacks the column title"),
+    ],
+)
+def test_what_polars_would_say_in_its_own_words_has_a_line(tmp_path, files, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load(write(tmp_path, "ml-latest-small", **files), "ml-latest-small")

@@ -234,6 +234,21 @@ def test_recommend_takes_ids_and_titles_and_gives_titled_items(trained: Path, ca
     assert all("No. " in line and "log p" in line for line in shown)
 
 
+def test_recommend_finds_among_the_listed_items_only(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained / "decoder" / "beauty"
+    retriever = load_retriever(run)
+    keys = retriever.tokenizer.info.item_keys
+    (tmp_path / "new.txt").write_text(f"{keys[5]}\n\n{retriever.titles[7]}\n{keys[3]}\n")
+    given = [str(run), "--history", keys[3], "--among"]
+    assert recommend.main([*given, str(tmp_path / "new.txt")]) == 0
+    shown = capsys.readouterr().out.partition("recommended\n")[2].strip().splitlines()
+    assert {line.split()[1] for line in shown} == {keys[5], keys[7]}
+    (tmp_path / "new.txt").write_text("")
+    for path, words in ((tmp_path / "new.txt", "is empty"), (tmp_path / "none.txt", "cannot be read")):
+        assert recommend.main([*given, str(path)]) == 2
+        assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("history", "words"),
     [("no such thing", "no item has"), (" | ", "history is empty"), ("No. 1", "items match")],
