@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from data.cooccurrence import append_collaborative
-from data.interactions import Corpus, leave_one_out
+from data.interactions import Corpus, leave_one_out, split_hash, statistics
 from data.processed import ItemData, RecDataset, data_config, load_corpus, load_items
 from data.schemas import UserError
 from distributions.gumbel import annealed_temperature
@@ -266,8 +266,10 @@ def train(
         training = items.embeddings if rows.training is None else items.embeddings[rows.training]
         held_out = None if rows.held_out is None else items.embeddings[rows.held_out]
         set_seed(seed)
+        described = {"split": split_hash(corpus.histories), **statistics(corpus)._asdict()}
         codes = " + ".join(map(str, config.codebook_sizes))
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
+        run.say(f"data     {statistics(corpus).describe()}; split {described['split']}")
         behind = f" and {collaborative_dim} collaborative features of weight {collaborative_weight:g}" if collaborative_weight else ""
         run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {item_embeddings or text_model}{behind}")
         run.track(wandb_logging, wandb_project)
@@ -301,7 +303,7 @@ def train(
             seconds = time.perf_counter() - start
         if ranks.main:
             with memory_advice("train.vae_hidden_dims, or give the process more"):
-                finish(coder, items, rows.held_out, run, seconds, corpus)
+                finish(coder, items, rows.held_out, run, seconds, corpus, described)
             if push_vae_to_hf:
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
@@ -508,10 +510,11 @@ def finish(
     run: Run,
     seconds: float,
     corpus: Corpus,
+    described: Mapping[str, object],
 ) -> CodebookHealth:
     """Writes weights, tokenizer, metrics and pictures, and says what they mean; returns the health of the codes of all items.
 
-    ``held_out`` are the rows of the items that were not trained on.
+    ``held_out`` are the rows of the items that were not trained on; ``described`` are the data's statistics and the split's hash.
 
     Raises:
         UserError: a level collapsed and that is not allowed; no tokenizer is written then, so that no decoder is trained on such codes.
@@ -529,6 +532,7 @@ def finish(
     histories = leave_one_out(corpus.histories).train
     quality, pictures = appraise(coder, tokenizer, items.embeddings, held_out, items.titles, corpus.categories, histories, seed)
     metrics: dict[str, object] = {
+        "data": dict(described),
         **quality_values(quality),
         "reconstruction_loss": reconstruction,
         "held_out_reconstruction_loss": None

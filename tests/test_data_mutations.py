@@ -2,19 +2,22 @@
 
 import gzip
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.amazon_raw import read_amazon_raw
+from data.archive import extract_members
 from data.assemble import Filters
 from data.cache import LoadedCorpus
-from data.custom import Files, read_custom
+from data.custom import Files, load_custom, read_custom
 from data.ml1m import read_ml1m
 from data.ml32m import read_ml32m
 from data.p5 import read_p5
@@ -168,3 +171,38 @@ def test_a_mutated_array_is_read_or_refused(changes: list) -> None:
             assert load_embeddings(path, 4).shape[0] == 4
         except UserError as error:
             check_sentences(error, made)
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes=CHANGES)
+def test_a_mutated_parquet_file_is_read_or_refused(changes: list) -> None:
+    frame, whole = pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"], "timestamp": [1, 2, 3]}), io.BytesIO()
+    frame.write_parquet(whole)
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "interactions.parquet").write_bytes(mutated(whole.getvalue(), changes))
+        (folder / "items.csv").write_text("item,title\nx,Soap\ny,Oil\n")
+        try:
+            assert len(load_custom(folder, "mine").corpus.item_keys) == 2
+        except UserError as error:
+            check_sentences(error, made)
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes=CHANGES)
+def test_a_mutated_archive_gives_its_members_or_is_refused(changes: list) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("ml-1m/movies.dat", "1::Ox (1995)::Drama\n" * 20)
+        file.writestr("ml-1m/ratings.dat", "1::1::5::978300760\n" * 20)
+    with TemporaryDirectory() as made:
+        archive = Path(made) / "ml-1m.zip"
+        archive.write_bytes(mutated(whole.getvalue(), changes))
+        wanted = [Path(made) / "ml-1m" / name for name in ("movies.dat", "ratings.dat")]
+        try:
+            extract_members(archive, wanted, "GroupLens")
+            assert all(path.exists() for path in wanted)
+        except UserError as error:
+            check_sentences(error, made)
+        found = {path.name for path in Path(made).rglob("*") if path.is_file()}
+        assert found <= {"ml-1m.zip", "movies.dat", "ratings.dat"}

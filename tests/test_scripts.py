@@ -46,6 +46,8 @@ def test_the_semantic_ids_are_judged_at_the_end_and_the_doctor_speaks(
     assert metrics["neighbours"]["by_vector"] >= metrics["neighbours"]["by_prefix"] > 2 * metrics["neighbours"]["chance"]
     assert metrics["neighbours"]["queries"] == ITEMS
     assert metrics["affinity"]["pairs"] > 0
+    assert metrics["data"]["items"] == ITEMS
+    assert "split" in metrics["data"]
     assert [depth["nmi"] > depth["nmi_chance"] for depth in metrics["agreement"]] == [True] * 3
     assert len(metrics["branching"]) == len(metrics["residual_norms"]) - 1 == 3
     # A mean over all items, of the loss in one pass and of the rows it is compared on in another.
