@@ -5,6 +5,7 @@ import shutil
 import stat
 import zipfile
 import zlib
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
 from data.cache import whole_file
@@ -30,9 +31,11 @@ def extract_members(archive: Path, wanted: list[Path], source: str) -> None:
             for info in file.infolist():
                 _refuse_unsafe(archive, info, source)
             found = [(_find_member(archive, file, path, source), path) for path in wanted]
-            for info, path in found:
-                with whole_file(path) as temporary, file.open(info) as member, temporary.open("wb") as target:
-                    shutil.copyfileobj(member, target)
+            with ExitStack() as files:  # none of them takes its name before all are there
+                for info, path in found:
+                    temporary = files.enter_context(whole_file(path))
+                    with file.open(info) as member, temporary.open("wb") as target:
+                        shutil.copyfileobj(member, target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise UserError(f"{archive} cannot be extracted ({error}); delete it to download it again") from error
 

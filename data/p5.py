@@ -41,7 +41,7 @@ def read_p5(folder: Path) -> LoadedCorpus:
 
 def _read_maps(path: Path) -> tuple[list[str], dict[int, str]]:
     try:
-        maps = json.loads(path.read_bytes().decode("utf-8-sig"))
+        maps = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(
@@ -66,6 +66,11 @@ def _read_maps(path: Path) -> tuple[list[str], dict[int, str]]:
             f"{path}: id2item has {len(items)} items but no id {missing}; expected ids 1..{len(items)} without gaps; mend the file"
         )
     return [items[number] for number in range(1, len(items) + 1)], users
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; one with a key twice is no map, and comes out empty."""
+    return dict(pairs) if len({key for key, _ in pairs}) == len(pairs) else {}
 
 
 def _read_sequences(path: Path, users: dict[int, str], num_items: int) -> tuple[list[str], Histories]:

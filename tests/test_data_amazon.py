@@ -11,6 +11,7 @@ import torch
 import data.amazon
 import data.cache
 from data.amazon import AmazonReviews
+from data.archive import extract_members
 from data.p5 import read_p5
 from data.processed import DataConfig, RecDataset, load_corpus
 from data.schemas import UserError
@@ -296,6 +297,27 @@ def test_an_answer_that_is_no_archive_is_told_and_not_kept(tmp_path, monkeypatch
     with pytest.raises(UserError, match="no zip archive"):
         load(tmp_path / "ds")
     assert not [path for path in (tmp_path / "ds").rglob("*") if path.is_file()]
+
+
+def test_an_archive_with_one_damaged_member_gives_none(tmp_path):
+    archive = zip_of(tmp_path / "source", tmp_path / "p5.zip")
+    content = archive.read_bytes()
+    with zipfile.ZipFile(archive) as file:
+        info = file.getinfo("data/beauty/sequential_data.txt")  # the last of the three
+    middle = info.header_offset + 60 + len(info.filename)
+    archive.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    wanted = [tmp_path / "beauty" / name for name in ("datamaps.json", "meta.json.gz", "sequential_data.txt")]
+    with pytest.raises(UserError, match=r"p5.zip cannot be extracted"):
+        extract_members(archive, wanted, "P5")
+    assert not list((tmp_path / "beauty").rglob("*"))
+
+
+def test_a_map_that_names_a_number_twice_is_refused(tmp_path):
+    maps = '{"id2item": {"1": "B1", "1": "B2"}, "id2user": {"1": "ann"}}'
+    raw = write_split(tmp_path)
+    (raw / "datamaps.json").write_text(maps)
+    with pytest.raises(UserError, match="has no map id2item"):
+        load(tmp_path)
 
 
 def test_a_damaged_archive_and_one_without_the_split_are_told(tmp_path):
