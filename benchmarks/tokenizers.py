@@ -1,7 +1,7 @@
 """Every tokenizer on Amazon Beauty: health of the codes, what they mean, seconds; and what a decoder makes of them.
 
-    python -m benchmarks.tokenizers --item-embeddings MPNET.npy     # about 40 minutes on 2 cores; results/tokenizers.json and .md
-    python -m benchmarks.tokenizers --item-embeddings MPNET.npy --decoders 2    # and two seeds of the decoder on each of four: 3 hours more
+    python -m benchmarks.tokenizers --item-embeddings MPNET.npy --set iterations=1500    # about 20 minutes; results/tokenizers.json and .md
+    python -m benchmarks.tokenizers --item-embeddings MPNET.npy --decoders 2    # as shipped, and decoders on four of them: 6 hours
 
 Each tokenizer is a file in configs/, run by train_rqvae.py as a user would; runs that are finished are not trained again. Decoders are
 judged on validation users, history barred; the test part is not read.
