@@ -181,7 +181,9 @@ def load_embeddings(path: str | Path, num_items: int, read_up_to: int = READ_UP_
     else:
         with np.errstate(over="ignore"):
             embeddings = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-    finite = torch.cat([torch.isfinite(rows).all(dim=1) for rows in embeddings.split(ROWS_AT_ONCE)])
+    finite = torch.empty(len(embeddings), dtype=torch.bool)  # written in place: results kept between large temporaries tear the heap
+    for into, rows in zip(finite.split(ROWS_AT_ONCE), embeddings.split(ROWS_AT_ONCE)):
+        into.copy_(torch.isfinite(rows).all(dim=1))
     if not finite.all():
         row = int(torch.nonzero(~finite)[0])
         raise UserError(f"train.item_embeddings: {path} has NaN or infinite values ({int((~finite).sum())} rows, the first is row {row})")
