@@ -248,7 +248,7 @@ class RqVae(InputNormalizer):
 
         With ``sinkhorn`` "last_level" those of ``items`` that collide take other last codes (see spread_collisions).
         """
-        # Written into one tensor: small results kept between large temporaries would tear the heap, by 2 GB a million items.
+        # Written into one tensor: small results kept between large temporaries would tear the heap.
         codes = torch.empty(len(items), self.config.num_levels, dtype=torch.int64, device=self.input_mean.device)
         for into, chunk in zip(codes.split(chunk_size), items.split(chunk_size)):
             into.copy_(self._nearest(chunk)[0])
