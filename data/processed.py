@@ -226,7 +226,7 @@ class SeqData:
             batch_size: targets (not rows) a batch holds at most, over all ranks.
 
         Returns:
-            P = N for a causal encoder, else P = 1. A rank whose share of a small batch is empty gets one row without targets.
+            P <= N for a causal encoder, else P = 1. A rank whose share of a small batch is empty gets one row without targets.
         """
         epoch, index = divmod(step, self.steps_per_epoch(batch_size))
         key = (batch_size, seed, epoch, rank, world)
@@ -234,21 +234,21 @@ class SeqData:
             plan = self.train_plan(*key)
             self._plan = (key, plan._replace(rows=plan.rows.to(self.windows.starts.device)))
         plan = self._plan[1]
-        width = int(plan.widths[index])
+        width, context = int(plan.widths[index]), int(plan.contexts[index])
         rows = plan.rows[int(plan.offsets[index]) : int(plan.offsets[index + 1])]
         if len(rows):
-            return self._cut_rows(rows, width)
-        spare = self._cut_rows(plan.first_rows[index : index + 1].to(rows.device), width)
+            return self._cut_rows(rows, width, context)
+        spare = self._cut_rows(plan.first_rows[index : index + 1].to(rows.device), width, context)
         return spare._replace(targets=torch.full_like(spare.targets, PAD))
 
-    def _cut_rows(self, rows: Tensor, width: int) -> SeqBatch:
+    def _cut_rows(self, rows: Tensor, width: int, context: int) -> SeqBatch:
         users, starts, lengths, num_targets = (field[rows] for field in self.windows)
         item_ids = _cut(self.split.train.item_ids, starts, lengths, width)
         if not self.causal:
             return SeqBatch(users, item_ids, self.split.train.item_ids[starts + lengths, None], None)
         targets = _cut(self.split.train.item_ids, starts + 1, lengths, width)
         earlier = torch.arange(width, device=rows.device) < (lengths - num_targets)[:, None]
-        return SeqBatch(users, item_ids, targets.masked_fill(earlier, PAD), None)
+        return SeqBatch(users, item_ids, targets.masked_fill(earlier, PAD)[:, context:], None)
 
     def eval_batches(self, part: Literal["validation", "test"], batch_size: int, users: Tensor | None = None) -> Iterator[SeqBatch]:
         """Yields every user with targets once, shortest histories first, in an order that depends on the data alone.

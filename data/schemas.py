@@ -25,8 +25,8 @@ class UserError(ValueError):
 class SeqBatch(NamedTuple):
     """Histories and the items to predict from them, as item ids.
 
-    In training with a causal encoder P = N: ``targets[b, p]`` follows ``item_ids[b, : p + 1]``. Otherwise P = 1: the one target
-    follows the whole row. ``PAD`` marks positions that hold nothing.
+    In training with a causal encoder the targets follow the last P of the N positions: ``targets[b, p]`` comes after
+    ``item_ids[b, : N - P + p + 1]``. Otherwise P = 1: the one target follows the whole row. ``PAD`` marks positions that hold nothing.
     """
 
     user_ids: Tensor  # [B] int64, the user's row in the corpus

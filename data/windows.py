@@ -9,6 +9,7 @@ import bisect
 import hashlib
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class TrainPlan(NamedTuple):
     rows: Tensor  # [R] int64
     offsets: Tensor  # [S+1] int64, on the CPU
     widths: Tensor  # [S] int64, on the CPU: the longest row of the whole batch, the same on every rank
+    contexts: Tensor  # [S] int64, on the CPU: positions at the start of which no row of the whole batch has a target
     first_rows: Tensor  # [S] int64, on the CPU: a row of the whole batch, for a rank whose share is empty
 
 
@@ -96,6 +98,7 @@ class BatchPlanner:
         self.shapes = windows.lengths * (max_seq_len + 1) + windows.num_targets
         order = self.shapes.argsort(stable=True)
         self._sorted_lengths, self._sorted_targets = windows.lengths[order], windows.num_targets[order]
+        self._sorted_contexts = self._sorted_lengths - self._sorted_targets
         self._points: dict[int, Tensor] = {}
 
     def points(self, batch_size: int) -> Tensor:
@@ -122,4 +125,5 @@ class BatchPlanner:
         offsets = torch.zeros(len(points), dtype=torch.int64)
         offsets[1:] = shares.cumsum(0)
         widths = self._sorted_lengths[points[1:] - 1][batches]
-        return TrainPlan(order[positions], offsets, widths, order[starts])
+        contexts = torch.from_numpy(np.minimum.reduceat(self._sorted_contexts.numpy(), points[:-1].numpy()))[batches]
+        return TrainPlan(order[positions], offsets, widths, contexts, order[starts])

@@ -161,8 +161,9 @@ class EncoderDecoderRetrievalModel(nn.Module):
         previous = self.target_embedding(batch.target_sem_ids[..., : num_codes - 1])
         x = torch.cat([torch.zeros_like(previous[..., :1, :]) if num_codes > 1 else self._blank(batch), previous], dim=2)
         x = self._in_compute_dtype(x + self.level_embedding)
-        if self.config.encoder_attention == "causal" and batch.target_mask.shape[1] == batch.mask.shape[1]:
-            last_items = torch.arange(batch.mask.shape[1], device=x.device).unsqueeze(0)
+        length, targets = batch.mask.shape[1], batch.target_mask.shape[1]
+        if self.config.encoder_attention == "causal" and targets > 1:
+            last_items = torch.arange(length - targets, length, device=x.device).unsqueeze(0)
         else:
             last_items = batch.mask.sum(1, keepdim=True) - 1
         cross_bias = self._cross_bias(encoded, last_items).repeat_interleave(num_codes, dim=2)
@@ -176,7 +177,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         """Cross-entropy of the target codes, summed over the C levels and averaged over the targets that are there.
 
         Args:
-            batch: P = N targets, one after each item (causal encoder), or P = 1, after the last.
+            batch: P targets, one after each of the last P positions (causal encoder), or P = 1, after each row's last item.
             label_smoothing: share of the target's probability spread over the level's vocabulary.
         """
         losses = []

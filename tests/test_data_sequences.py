@@ -26,13 +26,15 @@ def epoch(data: SeqData, batch_size: int, seed: int = 0, number: int = 0, rank: 
     return [data.train_batch(number * steps + step, batch_size, seed, rank, world) for step in range(steps)]
 
 
-def rows_of(batches: list[SeqBatch]) -> list[tuple]:
+def rows_of(batches: list[SeqBatch], causal: bool = False) -> list[tuple]:
+    """(user, items, targets); in causal rows the targets start where the items do."""
     rows = []
     for batch in batches:
         for user, items, targets in zip(batch.user_ids.tolist(), batch.item_ids.tolist(), batch.targets.tolist()):
             length = sum(item != PAD for item in items)
             assert all(item == PAD for item in items[length:])
-            rows.append((user, tuple(items[:length]), tuple(targets)))
+            context = len(items) - len(targets) if causal else 0
+            rows.append((user, tuple(items[:length]), (PAD,) * context + tuple(targets)))
     return rows
 
 
@@ -68,7 +70,7 @@ def windows_by_hand(items: list[int], width: int) -> list[tuple]:
 def test_windows_agree_with_a_walk_over_each_user(users, max_seq_len, batch_size):
     data = SeqData(to_histories(users), NUM_ITEMS, max_seq_len, causal=True)
     expected = Counter((user, *row) for user, items in enumerate(train_part(users)) for row in windows_by_hand(items, max_seq_len))
-    found = Counter((user, items, targets[: len(items)]) for user, items, targets in rows_of(epoch(data, batch_size)))
+    found = Counter((user, items, targets[: len(items)]) for user, items, targets in rows_of(epoch(data, batch_size), causal=True))
     assert found == expected
 
 
@@ -84,7 +86,7 @@ def test_each_training_target_occurs_exactly_once_an_epoch(lengths, max_seq_len,
     targets = Counter()
     for batch in epoch(data, 16):
         for items, row in zip(batch.item_ids.tolist(), batch.targets.tolist()):
-            for position, target in enumerate(row):
+            for position, target in enumerate(row, start=len(items) - len(row) if causal else 0):
                 if target != PAD:
                     targets[target] += 1
                     last = items[position] if causal else max(items)
@@ -93,13 +95,13 @@ def test_each_training_target_occurs_exactly_once_an_epoch(lengths, max_seq_len,
                     before = target - max(start for start in starts if start <= target)
                     assert history >= min(before, max(1, max_seq_len // 2) if causal else max_seq_len)
             if causal:
-                assert row[sum(item != PAD for item in items) - 1] != PAD  # no item behind the last target
+                assert row[sum(item != PAD for item in items) - 1 - len(items) + len(row)] != PAD  # no item behind the last target
     assert targets == Counter(item for items in train_part(users) for item in items[1:])
 
 
 def test_a_long_user_is_cut_as_the_page_says():
     data = SeqData(to_histories([[*range(9), 20, 21]]), NUM_ITEMS, 4, causal=True)
-    assert sorted(rows_of(epoch(data, 100))) == [
+    assert sorted(rows_of(epoch(data, 100), causal=True)) == [
         (0, (0, 1, 2, 3), (1, 2, 3, 4)),
         (0, (2, 3, 4, 5), (PAD, PAD, 5, 6)),
         (0, (4, 5, 6, 7), (PAD, PAD, 7, 8)),
@@ -142,6 +144,19 @@ def test_almost_no_padding_is_computed():
     batches = epoch(data, 64)
     padded = sum(int((batch.item_ids == PAD).sum()) for batch in batches)
     assert padded / sum(batch.item_ids.numel() for batch in batches) < 0.02
+
+
+@settings(max_examples=60, deadline=None)
+@given(HISTORIES, st.integers(1, 7), st.integers(1, 12))
+def test_positions_that_are_context_in_every_row_of_a_batch_are_not_decoded(users, max_seq_len, batch_size):
+    for batch in epoch(SeqData(to_histories(users), NUM_ITEMS, max_seq_len, causal=True), batch_size):
+        assert (batch.targets[:, 0] != PAD).any()
+
+
+def test_most_of_a_long_users_second_row_is_not_decoded():
+    data = SeqData(to_histories([[*range(9), 20, 21]]), NUM_ITEMS, 4, causal=True)
+    shapes = sorted((tuple(batch.item_ids.shape), tuple(batch.targets.shape)) for batch in epoch(data, 4))
+    assert shapes == [((1, 4), (1, 4)), ((2, 4), (2, 2))]
 
 
 def same(one: SeqBatch, other: SeqBatch) -> bool:

@@ -211,6 +211,24 @@ def test_a_causal_targets_logits_are_those_of_its_prefix_alone(device, separator
             close(all_places[rows, place], one[:, 0])
 
 
+@pytest.mark.parametrize("context", [1, 2, 3])
+def test_leaving_out_positions_without_targets_changes_neither_loss_nor_gradients(device, context):
+    model = make_model(device, [4, 3, 5])
+    histories = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+    whole = tokenized(
+        catalogue_of_20(), histories, [[PAD] * context + row[context:] for row in ([2, 3, 4, 5], [6, 7, 8, 9], [13] * 4)], device
+    )
+    rest = whole._replace(target_sem_ids=whole.target_sem_ids[:, context:], target_mask=whole.target_mask[:, context:])
+    results = []
+    for batch in (whole, rest):
+        model.zero_grad()
+        loss = model(batch).loss
+        loss.backward()
+        results.append([loss, *(parameter.grad for parameter in model.parameters())])
+    for one, other in zip(*results):
+        close(one, other)
+
+
 @variants
 @torch.no_grad()
 def test_padding_to_the_right_changes_nothing(device, variant):
