@@ -212,22 +212,22 @@ class EncoderDecoderRetrievalModel(nn.Module):
         """
         encoded = self.encode(batch)
         cross_bias = self._cross_bias(encoded, batch.mask.sum(1, keepdim=True) - 1)
-        past: list[KeysValues] | None = None
+        past: list[list[Tensor]] = [[] for _ in encoded.memory]
 
         def step(level: int, parents: Tensor | None, codes: Tensor | None) -> Tensor:
             nonlocal past
             x = self.level_embedding[level].expand(len(batch.user_ids), 1, -1)
-            if codes is not None and parents is not None and past is not None:
+            if codes is not None and parents is not None:
                 x = x + self.target_embedding.level(codes, level - 1)
-                past = [KeysValues(*(_follow(kept, parents) for kept in layer)) for layer in past]
+                rows = _rows(parents, len(past[0][0]))
+                past = [[code.index_select(0, rows) for code in layer] for layer in past]
             x, past = self.decoder.step(self._in_compute_dtype(x), encoded.memory, past, cross_bias)
             return self.heads[level](x)
 
         return constrained_beam_search(step, trie, len(batch.user_ids), beam_size, seen, tuple_depth, temperature, generator)
 
 
-def _follow(kept: Tensor, parents: Tensor) -> Tensor:
-    """Past keys or values [B x W, H, t, width] rearranged to the beams [B, W'] that continue ``parents``."""
+def _rows(parents: Tensor, num_rows: int) -> Tensor:
+    """Where each of the beams that continue ``parents`` [B, W'] finds its past among ``num_rows`` = B x W rows -> [B x W']."""
     batch = len(parents)
-    rows = torch.arange(batch, device=parents.device).unsqueeze(1) * (len(kept) // batch) + parents
-    return kept[rows.flatten()]
+    return (torch.arange(batch, device=parents.device).unsqueeze(1) * (num_rows // batch) + parents).flatten()

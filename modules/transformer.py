@@ -18,10 +18,10 @@ class KeysValues(NamedTuple):
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, fused: bool) -> Tensor:
-    """softmax(q k^T / sqrt(width) + bias) v.
+    """softmax(q k^T + bias) v.
 
     Args:
-        queries: [B, H, Q, width].
+        queries: [B, H, Q, width], already divided by sqrt(width).
         keys: [B, H, S, width].
         values: [B, H, S, width].
         bias: added to the scores, broadcastable to [B, H, Q, S]; -inf bars a key.
@@ -32,8 +32,9 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, f
         [B, H, Q, width].
     """
     if fused:
-        return nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=None if bias is None else bias.to(queries.dtype))
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+        mask = None if bias is None else bias.to(queries.dtype)
+        return nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
+    scores = queries @ keys.transpose(-1, -2)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     return torch.softmax(scores, dim=-1) @ values
@@ -50,12 +51,33 @@ class Attention(nn.Module):
         self.to_output = nn.Linear(attn_dim, dim, bias=False)
 
     def queries(self, x: Tensor) -> Tensor:
-        """[B, Q, D] -> [B, H, Q, A/H]."""
-        return rearrange(self.to_queries(x), "b q (h w) -> b h q w", h=self.num_heads)
+        """[B, Q, D] -> [B, H, Q, A/H], divided by the root of their width; it is the weights, being fewer, that are divided."""
+        scale = (self.to_queries.out_features // self.num_heads) ** -0.5
+        return rearrange(nn.functional.linear(x, self.to_queries.weight * scale), "b q (h w) -> b h q w", h=self.num_heads)
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """[B, S, D] -> keys and values [B, H, S, A/H]."""
         return KeysValues(*rearrange(self.to_keys_values(x), "b s (two h w) -> two b h s w", two=2, h=self.num_heads))
+
+    def over_codes(self, x: Tensor, codes: list[Tensor]) -> Tensor:
+        """Each of many rows attends to its own few codes: as ``forward`` with one query a row, but by sums of products, since thousands
+        of matrix products of four rows take several times as long.
+
+        Args:
+            x: [R, D].
+            codes: t tensors [R, 2A], the keys and values of each code side by side, as ``to_keys_values`` gives them.
+
+        Returns:
+            [R, D].
+        """
+        queries = rearrange(self.queries(x.unsqueeze(1)), "r h 1 w -> r h w")
+        halves = [rearrange(code, "r (two h w) -> two r h w", two=2, h=self.num_heads) for code in codes]
+        scores = torch.stack([(queries * keys).sum(-1) for keys, _ in halves])
+        weights = torch.softmax(scores, dim=0).to(queries.dtype).unsqueeze(-1)
+        mixed = weights[0] * halves[0][1]
+        for code, (_, values) in enumerate(halves[1:], start=1):
+            mixed = torch.addcmul(mixed, weights[code], values)
+        return self.to_output(rearrange(mixed, "r h w -> r (h w)"))
 
     def forward(self, x: Tensor, keys_values: KeysValues, bias: Tensor | None) -> Tensor:
         """[B, Q, D] attends to ``keys_values`` -> [B, Q, D]."""
@@ -136,24 +158,22 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(self.feed_forward(self.ff_norm(x)))
         return rearrange(x, "b (p c) d -> b p c d", p=targets)
 
-    def step(self, x: Tensor, memory: KeysValues, past: KeysValues | None, cross_bias: Tensor) -> tuple[Tensor, KeysValues]:
+    def step(self, x: Tensor, memory: KeysValues, past: list[Tensor], cross_bias: Tensor) -> tuple[Tensor, Tensor]:
         """One code of every beam.
 
         Args:
             x: [B, W, D], the newest code of each beam; beams are a query axis of the cross-attention.
             memory: keys and values of the encoded history, computed once, shared by all beams.
-            past: keys and values [B x W, H, t, A/H] of the codes written before; None at the first.
+            past: keys and values [B x W, 2A] of each code written before.
             cross_bias: broadcastable to [B, H, W, S].
 
         Returns:
-            [B, W, D], and ``past`` with the newest code added.
+            [B, W, D], and the keys and values [B x W, 2A] of the newest code.
         """
         batch = len(x)
-        y = rearrange(self.self_norm(x), "b w d -> (b w) 1 d")
-        newest = self.self_attention.keys_values(y)
-        if past is not None:
-            newest = KeysValues(*(torch.cat(pair, dim=2) for pair in zip(past, newest)))
-        x = x + rearrange(self.self_attention(y, newest, None), "(b w) 1 d -> b w d", b=batch)
+        y = rearrange(self.self_norm(x), "b w d -> (b w) d")
+        newest = self.self_attention.to_keys_values(y)
+        x = x + rearrange(self.self_attention.over_codes(y, [*past, newest]), "(b w) d -> b w d", b=batch)
         x = x + self.cross_attention(self.cross_norm(x), memory, cross_bias)
         return x + self.feed_forward(self.ff_norm(x)), newest
 
@@ -181,12 +201,10 @@ class Decoder(nn.Module):
             x = layer(x, keys_values, self_bias, cross_bias)
         return self.norm(x)
 
-    def step(
-        self, x: Tensor, memory: list[KeysValues], past: list[KeysValues] | None, cross_bias: Tensor
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """[B, W, D] -> [B, W, D] and the grown past; see DecoderLayer.step."""
+    def step(self, x: Tensor, memory: list[KeysValues], past: list[list[Tensor]], cross_bias: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
+        """[B, W, D] and each layer's past -> [B, W, D] and the grown pasts; see DecoderLayer.step."""
         grown = []
-        for number, layer in enumerate(self.stack()):
-            x, newest = layer.step(x, memory[number], None if past is None else past[number], cross_bias)
-            grown.append(newest)
+        for layer, keys_values, codes in zip(self.stack(), memory, past):
+            x, newest = layer.step(x, keys_values, codes, cross_bias)
+            grown.append([*codes, newest])
         return self.norm(x), grown

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.embedding import USER_TOKEN, HashedUserEmbedding, ItemDistanceBias, SemanticIdEmbedding
-from modules.transformer import Attention, Decoder, Encoder, EncoderLayer, FeedForward, KeysValues, attend
+from modules.transformer import Attention, Decoder, Encoder, EncoderLayer, FeedForward, attend
 
 
 def close(ours: Tensor, theirs: Tensor, atol: float = 1e-5) -> None:
@@ -173,11 +173,21 @@ def test_writing_code_by_code_equals_writing_all_at_once(device):
     memory, cross_bias = decoder.memory(encoded), barred((2, 3, 1, 6)).to(device)
     causal = torch.full((4, 4), -torch.inf, device=device).triu(1)
     expected = decoder(x, memory, causal, cross_bias)
-    past: list[KeysValues] | None = None
+    past: list[list[Tensor]] = [[], []]
     for level in range(4):
         written, past = decoder.step(x[:, :, level], memory, past, cross_bias)
         close(written, expected[:, :, level])
-        assert [layer.keys.shape for layer in past] == [(10, 3, level + 1, 4)] * 2
+        assert [[code.shape for code in layer] for layer in past] == [[(10, 24)] * (level + 1)] * 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@torch.no_grad()
+def test_attention_over_a_rows_own_codes_is_attention_with_one_query(device, count):
+    torch.manual_seed(11)
+    module = Attention(dim=10, attn_dim=12, num_heads=3).to(device)
+    x, codes = torch.randn(7, 10, device=device), [torch.randn(7, 10, device=device) for _ in range(count)]
+    ours = module.over_codes(x, [module.to_keys_values(code) for code in codes])
+    close(ours, module(x.unsqueeze(1), module.keys_values(torch.stack(codes, dim=1)), None).squeeze(1))
 
 
 def test_dropout_acts_in_training_and_never_in_evaluation():
