@@ -211,6 +211,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
             seen: [B, ...] item ids that must not come back, PAD-filled.
         """
         encoded = self.encode(batch)
+        memory = [KeysValues(*(half.contiguous() for half in layer)) for layer in encoded.memory]  # or each step would copy them
         cross_bias = self._cross_bias(encoded, batch.mask.sum(1, keepdim=True) - 1)
         past: list[list[Tensor]] = [[] for _ in encoded.memory]
 
@@ -221,7 +222,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
                 x = x + self.target_embedding.level(codes, level - 1)
                 rows = _rows(parents, len(past[0][0]))
                 past = [[code.index_select(0, rows) for code in layer] for layer in past]
-            x, past = self.decoder.step(self._in_compute_dtype(x), encoded.memory, past, cross_bias)
+            x, past = self.decoder.step(self._in_compute_dtype(x), memory, past, cross_bias)
             return self.heads[level](x)
 
         return constrained_beam_search(step, trie, len(batch.user_ids), beam_size, seen, tuple_depth, temperature, generator)

@@ -94,7 +94,7 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.contract(torch.relu(self.expand(x)))
+        return self.contract(torch.relu_(self.expand(x)))
 
 
 class EncoderLayer(nn.Module):

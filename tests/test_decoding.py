@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.schemas import PAD
+from modules import decoding
 from modules.decoding import SearchResult, constrained_beam_search
 from modules.tokenizer.trie import PrefixTrie
 from tests.test_trie import Catalogue, catalogues, draw_seen, make_catalogue
@@ -47,22 +49,33 @@ class TableModel:
         """Per level, prefix and code, in double precision."""
         return [torch.log_softmax(table[row].double(), dim=-1).tolist() for table in self.tables]
 
-    def item_scores(self, catalogue: Catalogue, row: int) -> list[float]:
-        """Sum of the log-probabilities along every item's ID."""
+    def item_scores(self, catalogue: Catalogue, row: int, tuple_depth: int | None = None) -> list[float]:
+        """Sum of the log-probabilities along every item's ID, from ``tuple_depth`` on among the codes that exist."""
         levels, result = self.log_probs(row), []
         for semantic_id in catalogue.ids():
             prefix, score = 0, 0.0
             for level, code in enumerate(semantic_id):
                 score += levels[level][prefix][code]
+                if tuple_depth is not None and level >= tuple_depth:
+                    score -= share_that_exists(catalogue, levels[level][prefix], semantic_id[:level])
                 prefix = prefix * catalogue.vocab_sizes[level] + code
             result.append(score)
         return result
 
 
+def share_that_exists(catalogue: Catalogue, log_probs: list[float], codes: tuple[int, ...]) -> float:
+    """Logarithm of the probability of all codes that some item, seen or not, has behind ``codes``."""
+    level = len(codes)
+    existing = {semantic_id[level] for semantic_id in catalogue.ids() if semantic_id[:level] == codes}
+    return math.log(sum(math.exp(log_probs[code]) for code in existing))
+
+
 class SlowSearch:
     """Beam search over a list of IDs; ``gap`` is the closest that two different scores came."""
 
-    def __init__(self, catalogue: Catalogue, model: TableModel, row: int, beam_size: int, seen: set[int]) -> None:
+    def __init__(
+        self, catalogue: Catalogue, model: TableModel, row: int, beam_size: int, seen: set[int], tuple_depth: int | None = None
+    ) -> None:
         ids, levels = catalogue.ids(), model.log_probs(row)
         left = [item for item in catalogue.listing() if item not in seen]
         self.gap = math.inf
@@ -70,6 +83,8 @@ class SlowSearch:
         beams: list[tuple[tuple[int, ...], int, float]] = [((), 0, 0.0)]
         for level, size in enumerate(catalogue.vocab_sizes):
             existing = {ids[item][: level + 1] for item in left}
+            if tuple_depth is not None and level >= tuple_depth:
+                beams = [(codes, p, score - share_that_exists(catalogue, levels[level][p], codes)) for codes, p, score in beams]
             candidates = [
                 ((*codes, code), prefix * size + code, score + levels[level][prefix][code])
                 for codes, prefix, score in beams
@@ -130,15 +145,25 @@ def test_a_narrow_beam_loses_an_item_that_starts_badly_as_by_hand(device):
 
 
 @relaxed
-@given(catalogue=catalogues(unique=True), beam_size=st.integers(1, 12), seen_width=st.integers(0, 12), barring=st.booleans())
-def test_search_equals_a_slow_search_of_the_same_width(device, catalogue, beam_size, seen_width, barring):
+@given(
+    catalogue=catalogues(unique=True),
+    beam_size=st.integers(1, 12),
+    seen_width=st.integers(0, 12),
+    barring=st.booleans(),
+    waits=st.booleans(),
+    data=st.data(),
+)
+def test_search_equals_a_slow_search_of_the_same_width(device, catalogue, beam_size, seen_width, barring, waits, data):
+    depth = data.draw(st.one_of(st.none(), st.integers(1, len(catalogue.vocab_sizes))))
     model = TableModel.random(catalogue.vocab_sizes, BATCH, catalogue.generator, device)
     seen = draw_seen(catalogue, BATCH, seen_width) if barring else None
     slow = [
-        SlowSearch(catalogue, model, row, beam_size, set() if seen is None else set(seen[row].tolist()) - {PAD}) for row in range(BATCH)
+        SlowSearch(catalogue, model, row, beam_size, set() if seen is None else set(seen[row].tolist()) - {PAD}, depth)
+        for row in range(BATCH)
     ]
     assume(min(row.gap for row in slow) > 1e-5)
-    result = search(catalogue, model, device, beam_size, seen)
+    with mock.patch.object(decoding, "_may_wait", return_value=waits):
+        result = search(catalogue, model, device, beam_size, seen, tuple_depth=depth)
     for row, found in enumerate(rows_of(result)):
         assert [item for item, _ in found] == slow[row].items
         assert [score for _, score in found] == pytest.approx(slow[row].scores, abs=1e-5)
@@ -164,7 +189,7 @@ def test_tuples_are_the_distinct_nodes_the_search_kept_at_that_depth_best_first(
     depth = data.draw(st.integers(1, len(catalogue.vocab_sizes)))
     model = TableModel.random(catalogue.vocab_sizes, BATCH, catalogue.generator, device)
     seen = draw_seen(catalogue, BATCH, seen_width)
-    slow = [SlowSearch(catalogue, model, row, beam_size, set(seen[row].tolist()) - {PAD}) for row in range(BATCH)]
+    slow = [SlowSearch(catalogue, model, row, beam_size, set(seen[row].tolist()) - {PAD}, depth) for row in range(BATCH)]
     assume(min(row.gap for row in slow) > 1e-5)
     nodes = catalogue.nodes(depth)
     tuples = search(catalogue, model, device, beam_size, seen, tuple_depth=depth).tuples.tolist()
@@ -180,17 +205,36 @@ def test_tuples_are_whole_ids_where_no_depth_is_named(device):
     assert torch.equal(result.tuples, catalogue.trie(device).find(result.sem_ids))
 
 
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_the_model_is_not_asked_for_the_last_code_of_beams_with_one_child(device, most):
+    """Eight prefixes; of row 0's search ``most`` have two items each."""
+    ids = [[code, 0] for code in range(8)] + [[code, 1] for code in range(most)]
+    trie, asked = PrefixTrie(torch.tensor(ids), [8, 2]).to(device), []
+
+    def step(level, parents, codes):
+        if level:
+            asked.append(codes.shape)
+            assert (codes < most).any(1).all()
+        return torch.zeros(2, 1 if parents is None else parents.shape[1], 8 if level == 0 else 2, device=device)
+
+    result = constrained_beam_search(step, trie, 2, 12, tuple_depth=1)
+    assert asked == ([] if most == 0 else [(2, 8 if device.type == "cuda" else most)])
+    expected = [math.log(1 / 8)] * (8 - most) + [math.log(1 / 16)] * (2 * most)
+    assert result.log_probs[0][: 8 + most].tolist() == pytest.approx(expected)
+
+
 # -- against scoring every item ---------------------------------------------------------------------------------------------------------
 
 
 @relaxed
-@given(catalogue=catalogues(), extra=st.integers(0, 5), seen_width=st.integers(0, 40), barring=st.booleans())
-def test_a_beam_as_wide_as_the_catalogue_equals_scoring_every_item(device, catalogue, extra, seen_width, barring):
+@given(catalogue=catalogues(), extra=st.integers(0, 5), seen_width=st.integers(0, 40), barring=st.booleans(), data=st.data())
+def test_a_beam_as_wide_as_the_catalogue_equals_scoring_every_item(device, catalogue, extra, seen_width, barring, data):
+    depth = data.draw(st.one_of(st.none(), st.integers(1, len(catalogue.vocab_sizes))))
     num_items = len(catalogue.sem_ids)
     model = TableModel.random(catalogue.vocab_sizes, BATCH, catalogue.generator, device)
     seen = draw_seen(catalogue, BATCH, seen_width) if barring else None
-    for row, found in enumerate(rows_of(search(catalogue, model, device, num_items + extra, seen))):
-        scores = model.item_scores(catalogue, row)
+    for row, found in enumerate(rows_of(search(catalogue, model, device, num_items + extra, seen, tuple_depth=depth))):
+        scores = model.item_scores(catalogue, row, depth)
         left = set(range(num_items)) - (set() if seen is None else set(seen[row].tolist()))
         items = [item for item, _ in found]
         assert len(items) == len(left)
@@ -363,6 +407,6 @@ def test_no_value_steers_the_search(device, unique, temperature):
     catalogue = make_catalogue([6, 5, 4], 60, unique, seed=15)
     model = TableModel.random(catalogue.vocab_sizes, 4, catalogue.generator, device)
     trie, seen = catalogue.trie(device), draw_seen(catalogue, 4, 10).to(device)
-    with NoValues():
+    with NoValues(), mock.patch.object(decoding, "_may_wait", return_value=False):  # as on a GPU
         result = constrained_beam_search(model, trie, 4, 10, seen, tuple_depth=2, temperature=temperature)
     assert (result.item_ids != PAD).all()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data.schemas import UserError
+from modules.runtime.heap import keep_freed_memory
 
 PRECISIONS = ("bf16", "fp16", "no")
 
@@ -28,7 +29,7 @@ class Placement(NamedTuple):
 
 
 def place(device: str, amp: bool, mixed_precision_type: str, own: torch.device | None = None) -> Placement:
-    """Decides device and autocast.
+    """Decides device and autocast, and on a CPU lets the process keep the memory that it frees.
 
     Args:
         device: ``auto`` takes CUDA, then MPS, then the CPU; or a torch device string.
@@ -42,6 +43,8 @@ def place(device: str, amp: bool, mixed_precision_type: str, own: torch.device |
     if mixed_precision_type not in PRECISIONS:
         raise UserError(f"train.mixed_precision_type is {mixed_precision_type!r}; it can be 'bf16', 'fp16' or 'no'")
     chosen = own or _device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if not amp or mixed_precision_type == "no":
         return Placement(chosen, None, f"{chosen}, fp32 (as asked)")
     if mixed_precision_type == "fp16":

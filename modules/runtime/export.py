@@ -35,7 +35,7 @@ class SearchProgram(nn.Module):
         """[B, N] and [B] -> item rows [B, W], best first, and their log-probabilities [B, W]."""
         batch = self.tokenizer(SeqBatch(user_ids, history, history.new_full((len(history), 1), PAD), None))
         seen = history if self.filter_history else None
-        found = self.model.generate_next_sem_id(batch, self.tokenizer.trie, self.beam_size, seen)
+        found = self.model.generate_next_sem_id(batch, self.tokenizer.trie, self.beam_size, seen, self.tokenizer.num_levels)
         return found.item_ids, found.log_probs
 
 
