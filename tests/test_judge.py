@@ -1,0 +1,66 @@
+"""An evaluation by several threads is that by one, and ends when it is told to."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.processed import DataConfig, RecDataset, SeqData, load_corpus
+from evaluate.metrics import tie_order
+from modules.runtime.device import Placement
+from modules.runtime.judge import Judge, Protocol
+from modules.runtime.retriever import load_retriever
+
+
+@pytest.fixture
+def judge(trained: Path) -> Judge:
+    retriever = load_retriever(trained / "decoder" / "beauty")
+    corpus = load_corpus(DataConfig(RecDataset.AMAZON, str(trained), "beauty"))
+    data = SeqData(corpus.histories, len(corpus.item_keys))
+    order = tie_order(data.popularity, corpus.item_keys, 0)
+    return Judge(retriever, data, order, Protocol(10, True, (5, 10), 16, None, 0), Placement(torch.device("cpu"), None, ""))
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+
+
+def test_several_threads_find_what_one_finds_in_the_same_order(judge, three_threads, monkeypatch):
+    used = set()
+    search = judge.retriever.model.generate_next_sem_id
+
+    def watched(*args):
+        used.add((threading.get_ident(), torch.get_num_threads()))
+        assert not torch.is_grad_enabled()
+        return search(*args)
+
+    monkeypatch.setattr(judge.retriever.model, "generate_next_sem_id", watched)
+    by_three = judge.model("validation", True)
+    assert len(used) > 1
+    assert {threads for _, threads in used} == {1}
+    torch.set_num_threads(1)
+    by_one = judge.model("validation", True)
+    torch.set_num_threads(3)
+    assert by_three.metrics == by_one.metrics
+    assert torch.equal(by_three.targets, by_one.targets)
+    assert torch.equal(by_three.ranks, by_one.ranks)
+
+
+def test_an_interruption_ends_an_evaluation_by_several_threads(judge, three_threads):
+    begun = []
+
+    def pause():
+        begun.append(None)
+        if len(begun) == 9:
+            raise KeyboardInterrupt
+
+    judge.pause = pause
+    with pytest.raises(KeyboardInterrupt):
+        judge.model("validation", True)
+    assert len(begun) == 9
