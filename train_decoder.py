@@ -125,6 +125,7 @@ def train(
     top_k_eval_list: tuple[Count, ...] = (1, 5, 10),
     eval_users: Count | None = 4000,
     eval_batch_size: Count = 64,
+    cuda_graphs: bool = False,
     partial_eval_every: Count = 500,
     full_eval_every: Count = 2500,
     patience: Natural = 5,
@@ -200,6 +201,7 @@ def train(
         top_k_eval_list: cut-offs k of recall@k and ndcg@k; 10 among them.
         eval_users: users (a seeded sample) of the validations during training; None takes all. The final figures always have all.
         eval_batch_size: users a batch in evaluation.
+        cuda_graphs: replay the beam search of evaluations as CUDA graphs; elsewhere than on CUDA nothing changes.
         partial_eval_every: steps between validation losses.
         full_eval_every: steps between validations by beam search, which select the checkpoint.
         patience: stop after so many of them without a better ndcg@10; 0 never stops.
@@ -287,7 +289,7 @@ def train(
         run.say(f"run      {run.describe()}")
 
         retriever = Retriever(model, tokenizer, corpus.titles)
-        judge = Judge(retriever, data, order, protocol, placement, ranks)
+        judge = Judge(retriever, data, order, protocol, placement, ranks, cuda_graphs=cuda_graphs)
         run.track(wandb_logging, wandb_project)
         seconds = fit(retriever, data, judge, recipe, placement, ranks, run)
         ranks.wait()

@@ -19,6 +19,7 @@ from evaluate.baselines import LastItemMarkov, MostPopular
 from evaluate.metrics import sort_with_ties, target_ranks
 from evaluate.report import Evaluation, evaluate_lists, sample_table, slice_users
 from modules.runtime.device import Placement
+from modules.runtime.graphs import ReplayedSearch
 from modules.runtime.ranks import Ranks
 from modules.runtime.retriever import Retriever, Shortlist
 
@@ -60,6 +61,7 @@ class Judge:
         placement: device and autocast.
         ranks: the processes.
         pause: called between two batches; may raise to end a long evaluation.
+        cuda_graphs: replay the search as CUDA graphs where there is CUDA.
     """
 
     def __init__(
@@ -71,9 +73,13 @@ class Judge:
         placement: Placement,
         ranks: Ranks | None = None,
         pause: Callable[[], None] = lambda: None,
+        cuda_graphs: bool = False,
     ) -> None:
         self.retriever, self.data, self.order, self.protocol, self.placement = retriever, data, order, protocol, placement
         self.ranks, self.pause = ranks or Ranks(), pause
+        self.finder: Retriever | ReplayedSearch = retriever
+        if cuda_graphs and placement.device.type == "cuda":
+            self.finder = ReplayedSearch(retriever, placement)
         self.sample: Tensor | None = None
         if protocol.users is not None and protocol.users < len(data.split.validation.users):
             self.sample = self._some_users(protocol.users)
@@ -95,7 +101,7 @@ class Judge:
         """What is found for each batch, on the CPU.
 
         A CPU searches as many batches at a time as it has threads, each by one of them: a search is too many small operations for
-        several threads to share one (Beauty on two cores: four fifths of the time).
+        several threads to share one, above all where other processes are busy too.
         """
 
         def search(batch: SeqBatch) -> Lists:
@@ -119,7 +125,7 @@ class Judge:
     @torch.no_grad()
     def _search(self, batch: SeqBatch, filter_history: bool, among: Shortlist | None = None) -> Lists:
         with self.placement.autocast():
-            found = (among or self.retriever).search(batch, self.protocol.beam_size, batch.seen if filter_history else None)
+            found = (among or self.finder).search(batch, self.protocol.beam_size, batch.seen if filter_history else None)
         ranked = sort_with_ties(found.item_ids, found.log_probs, self.order)
         return Lists(pad_to(ranked, self.protocol.width), pad_to(found.tuples, self.protocol.width), batch.targets[:, 0])
 

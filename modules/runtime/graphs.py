@@ -1,0 +1,95 @@
+"""The beam search as CUDA graphs: recorded once for each shape, then replayed without a kernel being launched from Python.
+
+A search is some hundreds of small kernels, and a GPU that is done with one sooner than Python has launched the next waits for Python.
+Shapes are rounded up, so that an evaluation needs few recordings. Weights are read where they lie: a replay uses what training has made
+of them.
+https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs has the rules that a recording must keep.
+Shape letters: B batch, N history length, S items to bar.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from data.schemas import PAD, SeqBatch
+from modules.decoding import SearchResult
+from modules.runtime.device import Placement
+from modules.runtime.retriever import Retriever
+
+HISTORY_STEP = 4
+"""Histories are padded to a multiple of so many items."""
+
+Inputs = tuple[Tensor, ...]
+
+
+class Recording:
+    """One CUDA graph and the tensors that it reads and writes.
+
+    Args:
+        search: what is recorded.
+        inputs: of the shapes that it will have in every replay.
+        pool: handle of the memory that the graphs share, as no two are replayed at once and results are copied out.
+    """
+
+    def __init__(self, search: Callable[..., SearchResult], inputs: Inputs, pool: Any) -> None:
+        self.inputs = tuple(tensor.clone() for tensor in inputs)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # the first call of a kernel may allocate what a recording may not
+            search(*self.inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=pool):
+            self.result = search(*self.inputs)
+
+    def replay(self, inputs: Inputs) -> SearchResult:
+        for kept, tensor in zip(self.inputs, inputs):
+            kept.copy_(tensor)
+        self.graph.replay()
+        return SearchResult(*(field.clone() for field in self.result))
+
+
+class ReplayedSearch:
+    """Searches as ``Retriever.search`` does, by replaying recordings.
+
+    Args:
+        retriever: on a GPU.
+        placement: the autocast that is recorded.
+    """
+
+    def __init__(self, retriever: Retriever, placement: Placement) -> None:
+        self.retriever, self.placement = retriever, placement
+        self.recordings: dict[tuple[object, ...], Recording] = {}
+        self._pool: Any = None
+
+    @torch.no_grad()
+    def search(self, batch: SeqBatch, beam_size: int, seen: Tensor | None) -> SearchResult:
+        """See ``Retriever.search``."""
+        history = _widened(batch.item_ids, -(-batch.item_ids.shape[1] // HISTORY_STEP) * HISTORY_STEP)
+        inputs: Inputs = (batch.user_ids, history)
+        if seen is not None:
+            inputs += (_widened(seen, 1 << max(seen.shape[1] - 1, 0).bit_length()),)
+        key = (beam_size, *(tensor.shape for tensor in inputs))
+        if key not in self.recordings:
+            self.recordings[key] = self._record(beam_size, inputs)
+        return self.recordings[key].replay(inputs)
+
+    def _record(self, beam_size: int, inputs: Inputs) -> Recording:
+        device_type, dtype = self.placement.device.type, self.placement.autocast_dtype
+
+        def search(user_ids: Tensor, history: Tensor, seen: Tensor | None = None) -> SearchResult:
+            # Without its cache autocast casts the weights within the graph, so that a replay sees what they have become.
+            with torch.autocast(device_type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
+                return self.retriever.search(SeqBatch(user_ids, history, history[:, :1], seen), beam_size, seen)
+
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return Recording(search, inputs, self._pool)
+
+
+def _widened(rows: Tensor, width: int) -> Tensor:
+    """[B, n] padded with PAD to [B, width]."""
+    return pad(rows, (0, width - rows.shape[1]), value=PAD)

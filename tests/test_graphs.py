@@ -1,0 +1,80 @@
+"""The search behind recordings finds what the search itself finds, with few recordings. What a GPU records is tested where there is one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.processed import DataConfig, RecDataset, SeqData, load_corpus
+from data.schemas import PAD
+from modules.runtime import graphs
+from modules.runtime.device import Placement
+from modules.runtime.graphs import ReplayedSearch
+from modules.runtime.judge import Judge, Protocol
+from modules.runtime.retriever import Retriever, load_retriever
+
+CPU = Placement(torch.device("cpu"), None, "")
+
+
+class Rerun:
+    """In the place of a recording: the same calls, the search run anew."""
+
+    def __init__(self, search, inputs, pool):
+        self.search, self.shapes = search, [tensor.shape for tensor in inputs]
+
+    def replay(self, inputs):
+        assert [tensor.shape for tensor in inputs] == self.shapes
+        return self.search(*inputs)
+
+
+@pytest.fixture
+def retriever(trained: Path) -> Retriever:
+    return load_retriever(trained / "decoder" / "beauty")
+
+
+@pytest.fixture
+def data(trained: Path) -> SeqData:
+    corpus = load_corpus(DataConfig(RecDataset.AMAZON, str(trained), "beauty"))
+    return SeqData(corpus.histories, len(corpus.item_keys))
+
+
+@pytest.mark.parametrize("barred", [True, False])
+def test_padded_inputs_find_the_same_items_with_few_recordings(retriever, data, barred, monkeypatch):
+    monkeypatch.setattr(graphs, "Recording", Rerun)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    replayed, shapes = ReplayedSearch(retriever, CPU), set()
+    for batch in data.eval_batches("test", 16):
+        seen = batch.seen if barred else None
+        found, expected = replayed.search(batch, 10, seen), retriever.search(batch, 10, seen)
+        assert torch.equal(found.item_ids, expected.item_ids)
+        torch.testing.assert_close(found.log_probs, expected.log_probs)
+        shapes.add((batch.item_ids.shape, batch.seen.shape))
+    assert len(replayed.recordings) < len(shapes)
+
+
+def test_rows_are_padded_behind_what_they_hold():
+    rows = torch.tensor([[3, 4, PAD], [5, 6, 7]])
+    assert graphs._widened(rows, 4).tolist() == [[3, 4, PAD, PAD], [5, 6, 7, PAD]]
+
+
+def test_without_cuda_nothing_is_recorded(retriever, data):
+    judge = Judge(retriever, data, torch.arange(data.num_items), Protocol(10, True, (5, 10), 16, None, 0), CPU, cuda_graphs=True)
+    assert judge.finder is retriever
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_replay_equals_the_search_also_after_the_weights_changed(trained, data, dtype):
+    device = torch.device("cuda")
+    retriever, moved = load_retriever(trained / "decoder" / "beauty", device), data.to(device)
+    placement = Placement(device, dtype, "")
+    replayed = ReplayedSearch(retriever, placement)
+    for _ in range(2):
+        for batch in moved.eval_batches("test", 16):
+            with placement.autocast():
+                expected = retriever.search(batch, 10, batch.seen)
+            found = replayed.search(batch, 10, batch.seen)
+            torch.testing.assert_close(found.log_probs, expected.log_probs, atol=2e-2, rtol=0)
+        with torch.no_grad():
+            for parameter in retriever.model.parameters():
+                parameter.mul_(1.1)
