@@ -1,7 +1,8 @@
 # make demo   real data, real text encoder, both stages and recommendations, on a CPU in minutes
 # make test   the whole suite, offline
 # make check  linter, formatter and types
-# make bench  stage 2 against its peers, and its growth, with the machine's description; needs Beauty and a stage-1 run of it
+# make bench  stage 2 against its peers, and its growth, with the machine's description; needs Beauty and a stage-1 run of it;
+#             with DECODER=RUN, a trained decoder of 4 + 4 layers, the search is timed with its weights
 # make readme the README's parameter tables from the scripts' signatures
 
 PYTHON ?= python3
@@ -43,7 +44,7 @@ $(VENV)/installed-bench: $(VENV)/installed pyproject.toml
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.training
-	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.generation $(if $(DECODER),--decoder $(DECODER))
 	$(BIN)/python -m benchmarks.scaling
 
 readme: $(VENV)/installed-dev

@@ -48,7 +48,7 @@ def search(point: dict[str, int], trie: PrefixTrie, device: torch.device) -> Cal
     codes = torch.stack([torch.randint(size, shape) for size in trie.vocab_sizes], dim=-1).to(device)
     mask = torch.ones(shape, dtype=torch.bool, device=device)
     batch = TokenizedSeqBatch(torch.arange(USERS, device=device), codes, mask, codes[:, :1], mask[:, :1])
-    return lambda: model.generate_next_sem_id(batch, trie, point["beams"])
+    return lambda: model.generate_next_sem_id(batch, trie, point["beams"], tuple_depth=3)
 
 
 def model_of(config: DecoderConfig, vocab_sizes: tuple[int, ...]) -> EncoderDecoderRetrievalModel:
