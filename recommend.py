@@ -6,7 +6,8 @@
     python recommend.py owner/name --history "B004756YJA"                                 # a run that was shared on the hub
 
 The history is oldest first, its items separated by " | ": external ids, titles, or parts of titles that only one item has.
-Prints the k most probable items that are not in the history, with the log-probability of their semantic ID and the ID itself.
+Prints the k most probable items that are not in the history, with the log-probability of their semantic ID (of its collision code: among
+the items that share the others) and the ID itself.
 """
 
 import os

@@ -177,7 +177,7 @@ class SeqData:
         corpus_histories: every interaction; the split is made and checked for leaks here.
         num_items: I.
         max_seq_len: items of history a row holds at most.
-        causal: rows hold a target behind each of their positions (for an encoder that looks only back); otherwise each row is
+        causal: rows hold a target behind most of their positions (for an encoder that looks only back); otherwise each row is
             one target with its own history.
         by: the moments of a split by time; None: leave-one-out.
 

@@ -23,10 +23,10 @@ class StepFunction(Protocol):
     """The model as the search sees it."""
 
     def __call__(self, level: int, parents: Tensor | None, codes: Tensor | None) -> Tensor:
-        """Logits [B, W, K] of level ``level``'s codes for every beam.
+        """Logits [B, W, K] of level ``level``'s codes for the beams that are asked about: all, or some of them at the last level.
 
         Args:
-            level: 0..C-1.
+            level: 0..C-1, in order; the last may be left out.
             parents: [B, W] int64, which beam of the previous step each beam continues; None at level 0, where W = 1.
             codes: [B, W] int64, the code each beam wrote last; None at level 0.
         """
@@ -34,7 +34,7 @@ class StepFunction(Protocol):
 
 class SearchResult(NamedTuple):
     item_ids: Tensor  # [B, W] int64, best first (in a sampled search: in the draw's order), distinct; PAD where fewer items are left
-    log_probs: Tensor  # [B, W] fp32, the ID's log-probability; -inf where item_ids is PAD
+    log_probs: Tensor  # [B, W] fp32, the ID's score: its log-probability, see above; -inf where item_ids is PAD
     sem_ids: Tensor  # [B, W, C] int64; PAD where item_ids is PAD
     tuples: Tensor  # [B, W'] int64: trie nodes at depth ``tuple_depth``, best first, as the search kept them there; PAD beyond
 
@@ -87,7 +87,8 @@ def constrained_beam_search(
             if depth < tuple_depth or parents is None or codes is None:
                 log_probs = torch.log_softmax(step(depth, parents, codes).float(), dim=-1).gather(-1, child_codes)
             elif depth + 1 == trie.depth and _may_wait(device):
-                log_probs = _where_several(step, depth, parents, codes, child_codes, exists)
+                exists_alive = exists & (score > -torch.inf).unsqueeze(-1)
+                log_probs = _where_several(step, depth, parents, codes, child_codes, exists_alive)
             else:
                 log_probs = _among_children(step(depth, parents, codes), child_codes, exists)
             candidates = candidates + log_probs

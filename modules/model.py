@@ -1,8 +1,8 @@
 """The sequence model: a Transformer encoder reads a history as codes, a decoder writes the next item's (TIGER, section 3.2).
 
 ``encoder_attention = "causal"``: the tokens of an item see the items up to their own, so one encoder pass over a user's history serves all
-of its prefixes, and the decoder runs for every position at once. ``"bidirectional"`` is the paper's encoder: one pass per (history, next
-item).
+of its prefixes, and the decoder runs at once for all positions that a target follows. ``"bidirectional"`` is the paper's encoder: one pass
+per (history, next item).
 Shape letters: B batch, N history length, P targets a row, C codes of an ID, D width, S = encoder tokens, W beams, K codes of a level.
 """
 

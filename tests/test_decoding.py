@@ -223,6 +223,22 @@ def test_the_model_is_not_asked_for_the_last_code_of_beams_with_one_child(device
     assert result.log_probs[0][: 8 + most].tolist() == pytest.approx(expected)
 
 
+def test_beams_that_lead_nowhere_are_not_asked_about(device):
+    if device.type == "cuda":
+        pytest.skip("there all beams are asked about")
+    ids = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 2, 0], [1, 0, 0]])  # node (0, 0), on which such beams stand, has two items
+    asked = []
+
+    def step(level, parents, codes):
+        if level == 2:
+            asked.append(codes.shape)
+        return torch.zeros(1, 1 if parents is None else parents.shape[1], (2, 3, 2)[level])
+
+    result = constrained_beam_search(step, PrefixTrie(ids, [2, 3, 2]), 1, 50, tuple_depth=2)
+    assert asked == [(1, 1)]
+    assert (result.item_ids != PAD).sum() == 5
+
+
 # -- against scoring every item ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.schemas import PAD
-from modules.runtime.export import SearchProgram, main
+from data.schemas import PAD, SeqBatch
+from modules.runtime.export import main
 from modules.runtime.retriever import load_retriever
 
 
@@ -29,10 +29,11 @@ def test_the_exported_search_equals_the_eager_one_without_our_code(trained: Path
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=tmp_path, check=True, env={"PATH": "", "OMP_NUM_THREADS": "1"})
     items, log_probs = torch.load(tmp_path / "output.pt")
-    with torch.no_grad():
-        expected = SearchProgram(load_retriever(run), 20, not keep)(history, users)
-    assert torch.equal(items, expected[0])
-    torch.testing.assert_close(log_probs, expected[1])
+    model, tokenizer, _ = load_retriever(run)
+    batch = tokenizer(SeqBatch(users, history, history[:, :1], None))
+    expected = model.generate_next_sem_id(batch, tokenizer.trie, 20, None if keep else history, tuple_depth=tokenizer.num_levels)
+    assert torch.equal(items, expected.item_ids)
+    torch.testing.assert_close(log_probs, expected.log_probs)
 
 
 def test_a_directory_that_is_no_run_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

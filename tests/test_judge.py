@@ -64,3 +64,35 @@ def test_an_interruption_ends_an_evaluation_by_several_threads(judge, three_thre
     with pytest.raises(KeyboardInterrupt):
         judge.model("validation", True)
     assert len(begun) == 9
+
+
+def test_an_error_in_one_search_ends_the_others(judge, three_threads, monkeypatch):
+    begun, search = [], judge.retriever.model.generate_next_sem_id
+
+    def failing(*args):
+        begun.append(None)
+        if len(begun) == 2:
+            raise MemoryError("no more")
+        return search(*args)
+
+    monkeypatch.setattr(judge.retriever.model, "generate_next_sem_id", failing)
+    with pytest.raises(MemoryError, match="no more"):
+        judge.model("validation", True)
+    assert len(begun) <= 6
+
+
+def test_more_threads_than_searches_at_once_share_the_searches(judge, three_threads, monkeypatch):
+    used, search = set(), judge.retriever.model.generate_next_sem_id
+
+    def watched(*args):
+        used.add((threading.get_ident(), torch.get_num_threads()))
+        return search(*args)
+
+    monkeypatch.setattr("modules.runtime.judge.SEARCHES_AT_ONCE", 2)
+    monkeypatch.setattr(judge.retriever.model, "generate_next_sem_id", watched)
+    torch.set_num_threads(5)
+    judge.model("validation", True)
+    assert torch.get_num_threads() == 5
+    torch.set_num_threads(3)
+    assert len(used) <= 2
+    assert {threads for _, threads in used} == {2}

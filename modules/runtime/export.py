@@ -28,14 +28,14 @@ class SearchProgram(nn.Module):
 
     def __init__(self, retriever: Retriever, beam_size: int, filter_history: bool) -> None:
         super().__init__()
-        self.model, self.tokenizer = retriever.model.eval(), retriever.tokenizer
+        self.model, self.tokenizer = retriever.model.eval(), retriever.tokenizer  # as modules, whose tensors the program then holds
         self.beam_size, self.filter_history = beam_size, filter_history
 
     def forward(self, history: Tensor, user_ids: Tensor) -> tuple[Tensor, Tensor]:
         """[B, N] and [B] -> item rows [B, W], best first, and their log-probabilities [B, W]."""
-        batch = self.tokenizer(SeqBatch(user_ids, history, history.new_full((len(history), 1), PAD), None))
+        batch = SeqBatch(user_ids, history, history.new_full((len(history), 1), PAD), None)
         seen = history if self.filter_history else None
-        found = self.model.generate_next_sem_id(batch, self.tokenizer.trie, self.beam_size, seen, self.tokenizer.num_levels)
+        found = Retriever(self.model, self.tokenizer, []).search(batch, self.beam_size, seen)
         return found.item_ids, found.log_probs
 
 

@@ -1,14 +1,18 @@
 """Keeps freed memory for the next step instead of giving it back to the system.
 
 glibc returns large blocks at once; a training step, whose tensors are of a few megabytes and new each time, then spends 5 to 8 % of its CPU
-time on having fresh pages cleared. mallopt(3) describes the two settings. Elsewhere than on Linux with glibc nothing is changed.
+time on having fresh pages cleared. mallopt(3) describes the two settings and the environment variables that set them too; where one of
+those is set it stays so. Elsewhere than on Linux with glibc nothing is changed.
 """
 
 import ctypes
+import os
 import sys
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Numbers of the parameters in glibc's malloc.h."""
+
+VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 
 KEPT = 1 << 30
 """Bytes that may lie free at the end of the heap."""
@@ -19,7 +23,8 @@ SEPARATE = 32 << 20
 
 def keep_freed_memory() -> bool:
     """Whether it could be arranged; holds for the whole process."""
-    if not sys.platform.startswith("linux"):
+    set_by_user = any(name in os.environ for name in VARIABLES) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if set_by_user or not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -25,6 +25,9 @@ from modules.runtime.retriever import Retriever, Shortlist
 
 Part = Literal["validation", "test"]
 
+SEARCHES_AT_ONCE = 8
+"""Each takes memory of its own, about .2 GB for 64 users and 50 beams."""
+
 
 class Protocol(NamedTuple):
     """How a model is judged."""
@@ -100,25 +103,35 @@ class Judge:
     def _search_all(self, batches: Iterable[SeqBatch], filter_history: bool, among: Shortlist | None = None) -> list[Lists]:
         """What is found for each batch, on the CPU.
 
-        A CPU searches as many batches at a time as it has threads, each by one of them: a search is too many small operations for
-        several threads to share one, above all where other processes are busy too.
+        A CPU searches several batches at a time, each by one of its threads where there are no more than ``SEARCHES_AT_ONCE``: a search is
+        too many small operations for several threads to share one, above all where other processes are busy too.
         """
 
         def search(batch: SeqBatch) -> Lists:
             return Lists(*(field.cpu() for field in self._search(batch, filter_history, among)))
 
-        threads = torch.get_num_threads() if self.placement.device.type == "cpu" else 1
-        if threads == 1:
+        threads = torch.get_num_threads()
+        workers = min(threads, SEARCHES_AT_ONCE) if self.placement.device.type == "cpu" else 1
+        if workers == 1:
             return [search(batch) for batch in batches]
         found, pending = [], deque[Future[Lists]]()
-        torch.set_num_threads(1)
+        # Said in every thread, because each has a count of its own in OpenMP and MKL, and here, because new threads begin with torch's.
+        few = partial(torch.set_num_threads, threads // workers)
+        few()
         try:
-            with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
-                for batch in batches:
-                    pending.append(pool.submit(search, batch))
-                    if len(pending) > 2 * threads:
+            with ThreadPoolExecutor(workers, initializer=few) as pool:
+                try:
+                    for batch in batches:
+                        pending.append(pool.submit(search, batch))
+                        if len(pending) > workers:
+                            found.append(pending.popleft().result())
+                    while pending:
+                        self.pause()
                         found.append(pending.popleft().result())
-                return found + [future.result() for future in pending]
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+            return found
         finally:
             torch.set_num_threads(threads)
 

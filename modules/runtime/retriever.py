@@ -47,7 +47,10 @@ class Shortlist:
         self.row[self.items] = torch.arange(len(items), device=self.items.device)
 
     def search(self, batch: SeqBatch, beam_size: int, seen: Tensor | None) -> SearchResult:
-        """As ``Retriever.search``; ``item_ids`` are rows of the whole catalogue, ``tuples`` nodes of this list's own trie."""
+        """As ``Retriever.search``; ``item_ids`` are rows of the whole catalogue, ``tuples`` nodes of this list's own trie.
+
+        Scores hold within the list: a collision code is scored among the items of the list that share the tuple.
+        """
         model, tokenizer, _ = self.retriever
         barred = None if seen is None else torch.where(seen == PAD, PAD, self.row[seen.clamp(min=0)])
         found = model.generate_next_sem_id(tokenizer(batch), self.trie, beam_size, barred, tokenizer.num_levels)
