@@ -31,3 +31,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_rqvae(folder)
     run_decoder(folder)
     return folder
+
+
+@pytest.fixture
+def trained_retriever(trained: Path):
+    """The finished decoder run, as it is asked for items."""
+    from modules.runtime.retriever import load_retriever
+
+    return load_retriever(trained / "decoder" / "beauty")
+
+
+@pytest.fixture
+def trained_data(trained: Path):
+    """The data of that run, cut as it was."""
+    from data.processed import DataConfig, RecDataset, SeqData, load_corpus
+
+    corpus = load_corpus(DataConfig(RecDataset.AMAZON, str(trained), "beauty"))
+    return SeqData(corpus.histories, len(corpus.item_keys))

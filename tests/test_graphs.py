@@ -1,17 +1,14 @@
 """The search behind recordings finds what the search itself finds, with few recordings. What a GPU records is tested where there is one."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from data.processed import DataConfig, RecDataset, SeqData, load_corpus
 from data.schemas import PAD
 from modules.runtime import graphs
 from modules.runtime.device import Placement
 from modules.runtime.graphs import ReplayedSearch
 from modules.runtime.judge import Judge, Protocol
-from modules.runtime.retriever import Retriever, load_retriever
+from modules.runtime.retriever import load_retriever
 
 CPU = Placement(torch.device("cpu"), None, "")
 
@@ -27,25 +24,14 @@ class Rerun:
         return self.search(*inputs)
 
 
-@pytest.fixture
-def retriever(trained: Path) -> Retriever:
-    return load_retriever(trained / "decoder" / "beauty")
-
-
-@pytest.fixture
-def data(trained: Path) -> SeqData:
-    corpus = load_corpus(DataConfig(RecDataset.AMAZON, str(trained), "beauty"))
-    return SeqData(corpus.histories, len(corpus.item_keys))
-
-
 @pytest.mark.parametrize("barred", [True, False])
-def test_padded_inputs_find_the_same_items_with_few_recordings(retriever, data, barred, monkeypatch):
+def test_padded_inputs_find_the_same_items_with_few_recordings(trained_retriever, trained_data, barred, monkeypatch):
     monkeypatch.setattr(graphs, "Recording", Rerun)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    replayed, shapes = ReplayedSearch(retriever, CPU), set()
-    for batch in data.eval_batches("test", 16):
+    replayed, shapes = ReplayedSearch(trained_retriever, CPU), set()
+    for batch in trained_data.eval_batches("test", 16):
         seen = batch.seen if barred else None
-        found, expected = replayed.search(batch, 10, seen), retriever.search(batch, 10, seen)
+        found, expected = replayed.search(batch, 10, seen), trained_retriever.search(batch, 10, seen)
         assert torch.equal(found.item_ids, expected.item_ids)
         torch.testing.assert_close(found.log_probs, expected.log_probs)
         shapes.add((batch.item_ids.shape, batch.seen.shape))
@@ -57,16 +43,23 @@ def test_rows_are_padded_behind_what_they_hold():
     assert graphs._widened(rows, 4).tolist() == [[3, 4, PAD, PAD], [5, 6, 7, PAD]]
 
 
-def test_without_cuda_nothing_is_recorded(retriever, data):
-    judge = Judge(retriever, data, torch.arange(data.num_items), Protocol(10, True, (5, 10), 16, None, 0), CPU, cuda_graphs=True)
-    assert judge.finder is retriever
+def test_without_cuda_nothing_is_recorded(trained_retriever, trained_data):
+    judge = Judge(
+        trained_retriever,
+        trained_data,
+        torch.arange(trained_data.num_items),
+        Protocol(10, True, (5, 10), 16, None, 0),
+        CPU,
+        cuda_graphs=True,
+    )
+    assert judge.finder is trained_retriever
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_replay_equals_the_search_also_after_the_weights_changed(trained, data, dtype):
+def test_a_replay_equals_the_search_also_after_the_weights_changed(trained, trained_data, dtype):
     device = torch.device("cuda")
-    retriever, moved = load_retriever(trained / "decoder" / "beauty", device), data.to(device)
+    retriever, moved = load_retriever(trained / "decoder" / "beauty", device), trained_data.to(device)
     placement = Placement(device, dtype, "")
     replayed = ReplayedSearch(retriever, placement)
     for _ in range(2):

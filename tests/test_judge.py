@@ -1,25 +1,18 @@
 """An evaluation by several threads is that by one, and ends when it is told to."""
 
 import threading
-from pathlib import Path
 
 import pytest
 import torch
 
-from data.processed import DataConfig, RecDataset, SeqData, load_corpus
-from evaluate.metrics import tie_order
 from modules.runtime.device import Placement
 from modules.runtime.judge import Judge, Protocol
-from modules.runtime.retriever import load_retriever
 
 
 @pytest.fixture
-def judge(trained: Path) -> Judge:
-    retriever = load_retriever(trained / "decoder" / "beauty")
-    corpus = load_corpus(DataConfig(RecDataset.AMAZON, str(trained), "beauty"))
-    data = SeqData(corpus.histories, len(corpus.item_keys))
-    order = tie_order(data.popularity, corpus.item_keys, 0)
-    return Judge(retriever, data, order, Protocol(10, True, (5, 10), 16, None, 0), Placement(torch.device("cpu"), None, ""))
+def judge(trained_retriever, trained_data) -> Judge:
+    protocol, order = Protocol(10, True, (5, 10), 16, None, 0), torch.arange(trained_data.num_items)
+    return Judge(trained_retriever, trained_data, order, protocol, Placement(torch.device("cpu"), None, ""))
 
 
 @pytest.fixture
