@@ -33,7 +33,8 @@ from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.coders import read_config
-from modules.runtime.config import check_settings, run_script
+from modules.runtime.config.main import check_settings, run_script
+from modules.runtime.config.types import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.runtime.device import Placement, memory_advice, place, set_seed
 from modules.runtime.hub import find_snapshot, push
 from modules.runtime.judge import Judge, Part, Protocol
@@ -42,7 +43,6 @@ from modules.runtime.retriever import Retriever, describe_retriever
 from modules.runtime.rules import shared_mistakes
 from modules.runtime.run import Run
 from modules.runtime.trainer import LossShare, Plan, Trainer
-from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 

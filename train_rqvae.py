@@ -38,7 +38,8 @@ from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.appraise import appraise, mean_reconstruction, reconstruction_sum
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.coders import describe_stage_one, read_config
-from modules.runtime.config import check_settings, run_script
+from modules.runtime.config.main import check_settings, run_script
+from modules.runtime.config.types import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.runtime.device import Placement, memory_advice, on_device, place, set_seed
 from modules.runtime.hub import find_snapshot, push
 from modules.runtime.ranks import Ranks
@@ -46,7 +47,6 @@ from modules.runtime.rows import index_batches, split_rows, where_it_fits
 from modules.runtime.rules import shared_mistakes
 from modules.runtime.run import Run
 from modules.runtime.trainer import LossShare, Plan, Trainer
-from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.direct import DirectConfig, DirectTokenizer
 from modules.tokenizer.kinds import direct_tokenizer

@@ -18,7 +18,7 @@ from data.processed import SeqData, data_config, load_corpus
 from data.schemas import UserError
 from evaluate.metrics import tie_order
 from evaluate.report import Evaluation, paired_gain
-from modules.runtime.config import resolve
+from modules.runtime.config.main import resolve
 from modules.runtime.device import place
 from modules.runtime.judge import Judge, Protocol
 from modules.runtime.retriever import load_retriever

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 import train_rqvae
 from benchmarks.timing import RESULTS, markdown, save
-from modules.runtime.config import run_script
+from modules.runtime.config.main import run_script
 
 COLUMNS = (
     "catalogue",

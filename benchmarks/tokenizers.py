@@ -15,7 +15,7 @@ from pathlib import Path
 import train_decoder
 import train_rqvae
 from benchmarks.timing import RESULTS, markdown, save
-from modules.runtime.config import run_script
+from modules.runtime.config.main import run_script
 
 TOKENIZERS = {
     "RQ-VAE": "configs/rqvae_amazon.gin",

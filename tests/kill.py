@@ -27,7 +27,7 @@ import data.text  # noqa: E402
 import modules.runtime.run  # noqa: E402
 import train_decoder  # noqa: E402
 import train_rqvae  # noqa: E402
-from modules.runtime.config import run_script  # noqa: E402
+from modules.runtime.config.main import run_script  # noqa: E402
 from tests.synthetic import write_p5  # noqa: E402
 
 USERS, ITEMS, WIDTH = 60, 48, 16

@@ -7,7 +7,7 @@ import sys
 import train_decoder
 import train_rqvae
 from modules.runtime import trainer
-from modules.runtime.config import run_script
+from modules.runtime.config.main import run_script
 
 
 def main() -> int:

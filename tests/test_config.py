@@ -18,10 +18,10 @@ import train_rqvae
 from data.processed import RecDataset
 from data.schemas import UserError
 from modules.quantize import QuantizeForwardMode
-from modules.runtime.config import ROOT, config_text, resolve, run_script
-from modules.runtime.manual import parameter_docs
-from modules.runtime.names import ABSENT
-from modules.runtime.values import Count, Natural, Positive, Text, coerce
+from modules.runtime.config.aliases import ABSENT
+from modules.runtime.config.help import parameter_docs
+from modules.runtime.config.main import ROOT, config_text, resolve, run_script
+from modules.runtime.config.types import Count, Natural, Positive, Text, coerce
 
 SEEN: dict[str, object] = {}
 MANUAL = "A manual.\n\n    python script.py CONFIG"
@@ -361,7 +361,7 @@ def test_an_undocumented_parameter_is_a_bug():
 def test_printing_a_config_loads_no_data_library_and_looks_for_no_file(script, tmp_path):
     heavy = ["sentence_transformers", "torch_geometric", "polars", "pandas", "wandb", "matplotlib", "accelerate"]
     code = (
-        f"import sys, {script}; from modules.runtime.config import run_script\n"
+        f"import sys, {script}; from modules.runtime.config.main import run_script\n"
         f"code = run_script({script}.train, '', ['configs/{script.removeprefix('train_')}_amazon.gin', '--print-config'], {script}.check)\n"
         f"print(code, [name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )

@@ -13,7 +13,7 @@ import pytest
 
 import train_decoder
 import train_rqvae
-from modules.runtime.config import run_script
+from modules.runtime.config.main import run_script
 
 SCRIPTS = {"rqvae": train_rqvae, "decoder": train_decoder}
 

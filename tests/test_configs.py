@@ -6,7 +6,7 @@ import pytest
 
 import train_decoder
 import train_rqvae
-from modules.runtime.config import ROOT, resolve, run_script
+from modules.runtime.config.main import ROOT, resolve, run_script
 from tests.synthetic import write_amazon_raw, write_atomic, write_embeddings, write_movielens, write_p5, write_tables
 
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.gin"))

@@ -23,7 +23,7 @@ import pytest
 
 import train_rqvae
 from data.processed import DataConfig, RecDataset, load_corpus
-from modules.runtime.config import run_script
+from modules.runtime.config.main import run_script
 from tests.synthetic import write_amazon_raw, write_atomic, write_embeddings, write_movielens, write_p5, write_tables
 
 USERS, ITEMS = 25, 20

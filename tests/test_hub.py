@@ -18,7 +18,7 @@ from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVaeConfig
 from modules.runtime.card import read_settings, without_local_paths
 from modules.runtime.coders import TrainedTokenizer, load_tokenizer, restored
-from modules.runtime.config import run_script
+from modules.runtime.config.main import run_script
 from modules.runtime.hub import (
     check_repo_name,
     find_snapshot,

@@ -13,8 +13,8 @@ ROOMS = ("init", "distributions", "data", "modules", "evaluate")
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 NUMERIC = {"torch", "numpy", "einops"}
 RUNTIME = {
-    "ginfile.py": {"gin"},
-    "gintext.py": {"gin"},
+    "gin.py": {"gin"},
+    "grammar.py": {"gin"},
     "run.py": {"filelock", "matplotlib"},
     "appraise.py": {"matplotlib"},
     "ranks.py": {"accelerate"},

@@ -11,7 +11,7 @@ import train_rqvae
 from data.processed import RecDataset
 from data.schemas import UserError
 from modules.quantize import QuantizeForwardMode
-from modules.runtime.config import resolve, run_script
+from modules.runtime.config.main import resolve, run_script
 from tests.synthetic import write_embeddings, write_p5
 
 OLD = Path(__file__).parent / "old_configs"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.runtime.config import ROOT
+from modules.runtime.config.main import ROOT
 from tests.runs import DECODER, RQVAE, RUN, USERS, interrupt_at, losses
 
 SHORT = {

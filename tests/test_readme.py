@@ -7,8 +7,8 @@ import pytest
 
 import train_decoder
 import train_rqvae
-from modules.runtime.config import ROOT
-from modules.runtime.manual import parameter_table
+from modules.runtime.config.help import parameter_table
+from modules.runtime.config.main import ROOT
 
 README = ROOT / "README.md"
 TRAINS = {"train_rqvae": train_rqvae.train, "train_decoder": train_decoder.train}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from modules.runtime import trainer
-from modules.runtime.config import ROOT, run_script
+from modules.runtime.config.main import ROOT, run_script
 from modules.runtime.run import Run
 from tests import runs
 from tests.runs import RQVAE, RUN, interrupt_at, lines, losses, run_decoder
@@ -316,7 +316,7 @@ def test_a_place_that_cannot_be_written_to_is_told_in_one_sentence(stage: str, t
 def test_a_log_that_cannot_grow_is_told_in_one_sentence(trained: Path, tmp_path: Path) -> None:
     settings = [f"dataset_folder={trained}", f"item_embeddings={trained}/items.npy", f"save_dir_root={tmp_path}", *RQVAE, "log_every=1"]
     code = (
-        "import resource, sys, train_rqvae; from modules.runtime.config import run_script\n"
+        "import resource, sys, train_rqvae; from modules.runtime.config.main import run_script\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000))\n"
         "sys.exit(run_script(train_rqvae.train, '', sys.argv[1:]))"
     )

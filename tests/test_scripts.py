@@ -20,7 +20,7 @@ from benchmarks import compare
 from data.processed import data_config, load_corpus
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.coders import load_tokenizer
-from modules.runtime.config import ROOT, resolve, run_script
+from modules.runtime.config.main import ROOT, resolve, run_script
 from modules.runtime.retriever import load_retriever
 from tests.runs import ITEMS, USERS, lines, run_decoder, run_rqvae
 from tests.synthetic import write_embeddings, write_p5

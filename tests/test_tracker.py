@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.schemas import UserError
-from modules.runtime.config import ROOT
+from modules.runtime.config.main import ROOT
 from modules.runtime.tracker import Tracker, flatten, start_tracker
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed (dependency group tracking)")

@@ -7,7 +7,7 @@ import pytest
 
 import train_decoder
 import train_rqvae
-from modules.runtime.config import run_script
+from modules.runtime.config.main import run_script
 from tests.runs import DECODER, RQVAE
 from tests.synthetic import write_embeddings, write_tables
 

@@ -12,8 +12,8 @@ from data.processed import ItemData
 from data.schemas import UserError
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights
+from modules.runtime.config.types import coerce
 from modules.runtime.run import Run
-from modules.runtime.values import coerce
 from modules.tokenizer.direct import DirectConfig, DirectTokenizer
 from modules.tokenizer.kinds import direct_tokenizer
 from modules.tokenizer.semids import SemanticIdTokenizer

@@ -5,8 +5,8 @@ from importlib.util import find_spec
 
 from data.processed import SPLITS, data_config, data_mistakes
 from data.schemas import UserError
+from modules.runtime.config.suggest import did_you_mean, one_of
 from modules.runtime.hub import check_push
-from modules.runtime.spelling import did_you_mean, one_of
 
 
 def shared_mistakes(settings: Mapping[str, object], pushed: str, shape: Callable[[Mapping[str, object]], object]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from data.cache import write_whole
 from data.schemas import UserError
 from evaluate.plots import png
 from modules.runtime.checkpoint import WEIGHTS, checkpoints
-from modules.runtime.config import ROOT, config_text
+from modules.runtime.config.main import ROOT, config_text
 from modules.runtime.ranks import Ranks
 from modules.runtime.tracker import Tracker, start_tracker
 

@@ -5,7 +5,7 @@ import re
 import typing
 from collections.abc import Callable
 
-from modules.runtime.values import allowed, gin_value
+from modules.runtime.config.types import allowed, gin_value
 
 
 def parameter_docs(train: Callable[..., None]) -> dict[str, str]:

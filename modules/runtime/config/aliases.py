@@ -6,9 +6,9 @@ A parameter of the script always wins over these tables: once ``train`` has a pa
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from modules.runtime.ginfile import Binding
-from modules.runtime.gintext import Name
-from modules.runtime.spelling import did_you_mean
+from modules.runtime.config.gin import Binding
+from modules.runtime.config.grammar import Name
+from modules.runtime.config.suggest import did_you_mean
 
 ALIASES = {
     "t5_d_model": "decoder_embed_dim",

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from data.processed import RecDataset
 from modules.quantize import QuantizeForwardMode
-from modules.runtime.spelling import did_you_mean, one_of
+from modules.runtime.config.suggest import did_you_mean, one_of
 
 ENUMS: dict[type[Enum], str] = {RecDataset: "data.processed", QuantizeForwardMode: "modules.quantize"}
 """The enums a config can name, with the module that their ``%constants`` are known by."""

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from data.cache import UNWRITABLE
 from data.schemas import UserError
-from modules.runtime.ginfile import ROOT, Binding, Reading
-from modules.runtime.gintext import Name
-from modules.runtime.manual import help_text
-from modules.runtime.names import NONE_IS, translate
+from modules.runtime.config.aliases import NONE_IS, translate
+from modules.runtime.config.gin import ROOT, Binding, Reading
+from modules.runtime.config.grammar import Name
+from modules.runtime.config.help import help_text
+from modules.runtime.config.suggest import did_you_mean
+from modules.runtime.config.types import ENUMS, allowed, coerce, gin_value, takes_text
 from modules.runtime.ranks import OtherProcessFailed
 from modules.runtime.signals import Interrupted, raise_on_sigterm
-from modules.runtime.spelling import did_you_mean
-from modules.runtime.values import ENUMS, allowed, coerce, gin_value, takes_text
 
 __all__ = ["ROOT", "check_settings", "config_text", "resolve", "run_script"]
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from gin import config_parser
 
-from modules.runtime.gintext import Name, statements
-from modules.runtime.spelling import did_you_mean, nearest, one_of
+from modules.runtime.config.grammar import Name, statements
+from modules.runtime.config.suggest import did_you_mean, nearest, one_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Binding(NamedTuple):
