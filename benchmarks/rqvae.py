@@ -39,7 +39,9 @@ from benchmarks.timing import RESULTS, Job, compare, medians, save, table
 from data.text import load_embeddings
 from init.kmeans import kmeans
 from modules.rqvae import RqVae, RqVaeConfig
+from modules.runtime.config.declaration import filled
 from modules.runtime.device import Placement, on_device, place
+from modules.runtime.options.rqvae import RqVaeOptions
 from modules.runtime.ranks import Ranks
 from modules.runtime.rows import index_batches
 from modules.runtime.run import Run, environment
@@ -49,7 +51,7 @@ from modules.upkeep import Upkeep
 from train_rqvae import Objective
 
 BEAUTY, BATCH, FOREVER = 12_101, 1024, 10**9
-CONFIG = RqVaeConfig(dead_code_steps=50)
+CONFIG = RqVaeConfig()
 
 
 def clocked(jobs: Mapping[str, Job], options: argparse.Namespace, device: torch.device) -> dict[str, dict[str, float]]:
@@ -78,7 +80,7 @@ def our_step(items: Tensor, placement: Placement, folder: str) -> Callable[[], N
     model.fit_normalizer(items)
     model.kmeans_init(items, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
-    plan = Plan(FOREVER, 1, 1e-3, lambda step: 1.0, 0.0, FOREVER, 1, 0, BATCH, parts=3 + CONFIG.num_levels)
+    plan = filled(Plan, RqVaeOptions(iterations=FOREVER, save_model_every=FOREVER, batch_size=BATCH), factor=lambda step: 1.0)
     run = Run(folder, "run", {"resume": False, "run_name": None})
     trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, Ranks(), {})
     upkeep = Upkeep(model, optimizer, 0, FOREVER, BATCH)

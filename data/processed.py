@@ -6,7 +6,7 @@ Shape letters: B batch, N history length, P targets per row, S seen items, I ite
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -120,12 +120,6 @@ def load_corpus(config: DataConfig) -> Corpus:
     from data.custom import load_custom
 
     return load_custom(folder, split, filters, config.columns, force).corpus
-
-
-def data_config(settings: Mapping[str, object]) -> DataConfig:
-    """The data that the parameters of either script describe."""
-    names = ("dataset", "dataset_folder", "dataset_split", "force_dataset_process")
-    return DataConfig(*(settings[name] for name in (*names, "min_rating", "k_core", "max_history", "cold_items", "columns")))
 
 
 def data_mistakes(config: DataConfig) -> Iterator[str]:

@@ -31,7 +31,7 @@ class DecoderConfig:
     embed_dim: int = 128
     attn_dim: int = 384
     num_heads: int = 6
-    num_layers: int = 4
+    num_layers: int = 2
     ff_dim: int = 1024
     dropout: float = 0.1
     max_seq_len: int = 20
@@ -69,7 +69,7 @@ class DecoderConfig:
 
 class ModelOutput(NamedTuple):
     loss: Tensor  # scalar: cross-entropy summed over levels, averaged over targets
-    level_losses: Tensor  # [C], detached
+    parts: dict[str, Tensor]  # what the loss is made of, detached: level_losses [C]
 
 
 class Encoded(NamedTuple):
@@ -189,7 +189,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
             )
             losses.append(summed / count)
         level_losses = torch.stack(losses)
-        return ModelOutput(level_losses.sum(), level_losses.detach())
+        return ModelOutput(level_losses.sum(), {"level_losses": level_losses.detach()})
 
     # -- generation ---------------------------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class RqVaeConfig:
     sim_vq: bool = False
     codebook_normalize: bool = False
     n_cat_feats: int = 0
-    dead_code_steps: int = 0
+    dead_code_steps: int = 50
     ema_decay: float = 0.0
     sinkhorn: str = "none"
     sinkhorn_epsilon: float = 0.02

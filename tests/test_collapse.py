@@ -1,22 +1,20 @@
 """Collapse: each known cause, as the old mistake and as it is here; and the defaults, healthy on catalogues of every kind."""
 
-import inspect
-
 import pytest
 import torch
 from torch import Tensor
 
 import benchmarks.health
 import modules.rqvae
-import train_rqvae
 from modules.gradients import rotation_trick, straight_through
 from modules.loss import reconstruction_loss
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
+from modules.runtime.options.rqvae import RqVaeOptions
 from modules.upkeep import Upkeep
 
 ROTATION = QuantizeForwardMode.ROTATION_TRICK
-DEAD_CODE_STEPS = inspect.signature(train_rqvae.train).parameters["vae_dead_code_steps"].default
+DEAD_CODE_STEPS = RqVaeOptions().vae_dead_code_steps
 
 ALONE = {"warm_up": 0, "steps": 150, "dead_code_steps": 0}
 """Without what else would keep codes in use, so that one cause shows."""

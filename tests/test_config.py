@@ -4,7 +4,8 @@ import contextlib
 import subprocess
 import sys
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,52 +14,45 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import train_decoder
-import train_rqvae
 from data.processed import RecDataset
 from data.schemas import UserError
 from modules.quantize import QuantizeForwardMode
 from modules.runtime.config.aliases import ABSENT
-from modules.runtime.config.help import parameter_docs
+from modules.runtime.config.declaration import Options, declared_options, hints_of, option
 from modules.runtime.config.main import ROOT, config_text, resolve, run_script
 from modules.runtime.config.types import Count, Natural, Positive, Text, coerce
+from modules.runtime.options.decoder import DecoderOptions
+from modules.runtime.options.rqvae import RqVaeOptions
 
-SEEN: dict[str, object] = {}
+SEEN: list[Options] = []
 MANUAL = "A manual.\n\n    python script.py CONFIG"
 
 
-def train(
-    iterations: Count = 100,
-    learning_rate: Positive = 1e-3,
-    vae_hidden_dims: tuple[Count, ...] = (8, 4),
-    dataset: RecDataset = RecDataset.AMAZON,
-    vae_codebook_mode: QuantizeForwardMode = QuantizeForwardMode.STE,
-    save_dir_root: Text = "out",
-    pretrained: Text | None = None,
-    schedule: Literal["cosine", "constant"] = "cosine",
-    amp: bool = True,
-) -> None:
-    """A script's entry.
+@dataclass(frozen=True, kw_only=True)
+class Toy(Options):
+    """The options of a script."""
 
-    Args:
-        iterations: how many updates,
-            on two lines.
-        learning_rate: of the optimizer.
-        vae_hidden_dims: widths.
-        dataset: which source.
-        vae_codebook_mode: gradient estimator.
-        save_dir_root: where runs go.
-        pretrained: a run, or None.
-        schedule: of the rate.
-        amp: mixed precision.
-    """
-    SEEN.clear()
-    SEEN.update(locals())
+    iterations: Count = option(100, "how many updates, in a longer text.")
+    learning_rate: Positive = option(1e-3, "of the optimizer.")
+    vae_hidden_dims: tuple[Count, ...] = option((8, 4), "widths.")
+    dataset: RecDataset = option(RecDataset.AMAZON, "which source.")
+    vae_codebook_mode: QuantizeForwardMode = option(QuantizeForwardMode.STE, "gradient estimator.")
+    save_dir_root: Text = option("out", "where runs go.")
+    pretrained: Text | None = option(None, "a run, or None.")
+    schedule: Literal["cosine", "constant"] = option("cosine", "of the rate.")
+    amp: bool = option(True, "mixed precision.")
 
 
-def defaults() -> dict[str, object]:
-    train()
-    return dict(SEEN)
+@dataclass(frozen=True, kw_only=True)
+class Bare(Options):
+    """One option."""
+
+    iterations: int = option(1, "how many updates.")
+
+
+def train(options: Toy) -> None:
+    """A script's entry."""
+    SEEN.append(options)
 
 
 @pytest.fixture
@@ -149,14 +143,13 @@ def test_file_and_overrides_reach_train(config):
         "save_dir_root": "out/some-run",
         "vae_codebook_mode": QuantizeForwardMode.ROTATION_TRICK,
     }
-    expected = defaults() | expected
     assert run_script(train, MANUAL, [path, *overrides]) == 0
-    assert expected == SEEN
+    assert Toy(**expected) == SEEN[-1]
 
 
 def test_one_run_leaves_nothing_to_the_next(config):
-    assert resolve(train, [config("train.iterations = 7")])["iterations"] == 7
-    assert resolve(train, [config("")]) == defaults()
+    assert resolve(Toy, [config("train.iterations = 7")]).iterations == 7
+    assert resolve(Toy, [config("")]) == Toy()
 
 
 @pytest.mark.parametrize(
@@ -175,11 +168,11 @@ def test_one_run_leaves_nothing_to_the_next(config):
     ],
 )
 def test_the_command_line_needs_no_quotes(config, override, name, expected):
-    assert resolve(train, [config('PLACE = "out/there"\ntrain.pretrained = %PLACE\n'), override])[name] == expected
+    assert resolve(Toy, [config('PLACE = "out/there"\ntrain.pretrained = %PLACE\n'), override]).settings()[name] == expected
 
 
 def test_the_last_of_two_overrides_counts(config):
-    assert resolve(train, [config("train.iterations = 1\n"), "iterations=2", "train.iterations=3"])["iterations"] == 3
+    assert resolve(Toy, [config("train.iterations = 1\n"), "iterations=2", "train.iterations=3"]).iterations == 3
 
 
 def test_includes_are_found_beside_the_file_in_the_working_directory_and_in_the_repository(config, tmp_path, monkeypatch):
@@ -189,21 +182,21 @@ def test_includes_are_found_beside_the_file_in_the_working_directory_and_in_the_
     config("train.iterations = 5\n", "deep/beside.gin")
     config("train.amp = False\n", "elsewhere/here.gin")
     path = config('include "beside.gin"\ninclude "here.gin"\ntrain.learning_rate = 1.0\n', "deep/run.gin")
-    resolved = resolve(train, [path])
-    assert (resolved["iterations"], resolved["amp"], resolved["learning_rate"]) == (5, False, 1.0)
+    resolved = resolve(Toy, [path])
+    assert (resolved.iterations, resolved.amp, resolved.learning_rate) == (5, False, 1.0)
     text = 'include "configs/rqvae_amazon.gin"\ntrain.iterations = 7000\n'
-    assert resolve(train_rqvae.train, [config(text)])["iterations"] == 7000
+    assert resolve(RqVaeOptions, [config(text)]).iterations == 7000
 
 
 def test_an_including_file_overrides_and_a_common_file_may_define_more_macros_than_are_used(config):
     config("SMALL = 8\nLARGE = 9\ntrain.iterations = 5\n", "base.gin")
-    assert resolve(train, [config('include "base.gin"\ntrain.iterations = %SMALL\n')])["iterations"] == 8
+    assert resolve(Toy, [config('include "base.gin"\ntrain.iterations = %SMALL\n')]).iterations == 8
 
 
 def test_a_block_of_bindings_keeps_its_other_lines_when_one_cannot_be_read(config):
     text = "train:\n  # widths\n  iterations = 0\n  save_dir_root = out/run\n  amp = 3\n"
     with pytest.raises(UserError) as error:
-        resolve(train, [config(text)])
+        resolve(Toy, [config(text)])
     told = str(error.value)
     assert told.count("\n  - ") == 3
     for words in ("line 3: train.iterations is 0", "line 4: cannot read", "line 5: train.amp is 3"):
@@ -212,8 +205,8 @@ def test_a_block_of_bindings_keeps_its_other_lines_when_one_cannot_be_read(confi
 
 def test_a_file_with_a_byte_order_mark_and_foreign_line_ends_is_read(tmp_path):
     (tmp_path / "run.gin").write_bytes(b"\xef\xbb\xbftrain.iterations = 5\r\ntrain.amp = False\r\n")
-    resolved = resolve(train, [str(tmp_path / "run.gin")])
-    assert (resolved["iterations"], resolved["amp"]) == (5, False)
+    resolved = resolve(Toy, [str(tmp_path / "run.gin")])
+    assert (resolved.iterations, resolved.amp) == (5, False)
 
 
 @given(st.text(alphabet=st.sampled_from("train.seed =%@[](){}'\"\n\t#:/\\0x$\0"), max_size=60))
@@ -221,38 +214,44 @@ def test_a_file_with_a_byte_order_mark_and_foreign_line_ends_is_read(tmp_path):
 def test_no_text_makes_the_front_door_raise_anything_but_a_user_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.gin").write_text(text)
     with contextlib.suppress(UserError):
-        resolve(train, [str(tmp_path / "run.gin"), *text.split()])
+        resolve(Toy, [str(tmp_path / "run.gin"), *text.split()])
 
 
 def test_rules_between_parameters_come_with_the_other_mistakes_but_not_about_a_faulty_value(config):
-    def check(settings: Mapping[str, object]) -> Iterator[str]:
-        yield f"train.iterations = {settings['iterations']} does not go with train.amp"
-        yield "train.learning_rate is too high"
+    class Ruled(Toy):
+        def rules(self) -> Iterator[str]:
+            yield f"train.iterations = {self.iterations} does not go with train.amp"
+            yield "train.learning_rate is too high"
 
     with pytest.raises(UserError) as error:
-        resolve(train, [config("train.iterations = 0\n")], check)
+        resolve(Ruled, [config("train.iterations = 0\n")])
     assert [word in str(error.value) for word in ("train.iterations is 0", "does not go with", "too high")] == [True, False, True]
 
 
 @pytest.mark.parametrize(
-    ("script", "wrong"),
+    ("kind", "wrong"),
     [
-        (train_rqvae, {"iterations": 0}),
-        (train_rqvae, {"iterations": 300}),
-        (train_decoder, {"lr_schedule": "linear"}),
-        (train_decoder, {"beam_size": 5}),
-        (train_decoder, {"attn_heads": 7}),
+        (RqVaeOptions, {"iterations": 0}),
+        (RqVaeOptions, {"iterations": 300}),
+        (DecoderOptions, {"lr_schedule": "linear"}),
+        (DecoderOptions, {"beam_size": 5}),
+        (DecoderOptions, {"attn_heads": 7}),
     ],
 )
-def test_a_call_from_python_is_refused_like_a_config(script, wrong, tmp_path):
+def test_options_made_in_python_are_refused_like_a_config(kind, wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
-        script.train(save_dir_root=str(tmp_path / "run"), **wrong)
-    assert not (tmp_path / "run").exists()
+        kind(**wrong)
+
+
+def test_options_made_in_python_are_converted_like_a_config():
+    assert RqVaeOptions(iterations=1e3, vae_hidden_dims=[16.0], vae_codebook_mode="STE") == RqVaeOptions(
+        iterations=1000, vae_hidden_dims=(16,), vae_codebook_mode=QuantizeForwardMode.STE
+    )
 
 
 def test_mistakes_come_in_the_order_of_the_lines(config):
     with pytest.raises(UserError) as error:
-        resolve(train, [config("train.amp = 3\ntrian.amp = True\ntrain.epochs = 5\ntrain.save_dir_root = out/x\n"), "--fast"])
+        resolve(Toy, [config("train.amp = 3\ntrian.amp = True\ntrain.epochs = 5\ntrain.save_dir_root = out/x\n"), "--fast"])
     told = str(error.value).splitlines()
     assert [line.partition("run.gin, ")[2][:6] for line in told[1:5]] == ["line 1", "line 2", "line 3", "line 4"]
     assert "--fast" in told[5]
@@ -261,17 +260,17 @@ def test_mistakes_come_in_the_order_of_the_lines(config):
 @pytest.mark.parametrize("name", ABSENT)
 def test_names_of_other_tiger_code_that_ask_for_something_absent_are_answered(config, name):
     with pytest.raises(UserError) as error:
-        resolve(train, [config(f"train.{name} = 'something'")])
+        resolve(Toy, [config(f"train.{name} = 'something'")])
     assert ABSENT[name] in str(error.value)
 
 
 @pytest.mark.parametrize("value", ["False", "None", "0"])
 def test_names_of_other_tiger_code_that_are_switched_off_pass(config, value):
-    assert resolve(train, [config("".join(f"train.{name} = {value}\n" for name in ABSENT))]) == defaults()
+    assert resolve(Toy, [config("".join(f"train.{name} = {value}\n" for name in ABSENT))]) == Toy()
 
 
 def test_a_users_mistake_is_exit_code_2_and_one_line(config, capsys):
-    def refusing(iterations: int = 1) -> None:
+    def refusing(options: Bare) -> None:
         raise UserError("the data is not there")
 
     assert run_script(refusing, MANUAL, [config()]) == 2
@@ -279,10 +278,10 @@ def test_a_users_mistake_is_exit_code_2_and_one_line(config, capsys):
 
 
 def test_real_bugs_keep_their_traceback_and_ctrl_c_is_130(config):
-    def broken(iterations: int = 1) -> None:
+    def broken(options: Bare) -> None:
         raise ZeroDivisionError
 
-    def interrupted(iterations: int = 1) -> None:
+    def interrupted(options: Bare) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(ZeroDivisionError):
@@ -294,7 +293,7 @@ def test_the_printed_config_gives_the_same_run(config, capsys):
     arguments = [config("train.iterations = 1e4"), "vae_hidden_dims=[3,2]", "save_dir_root=it's here", "vae_codebook_mode=ROTATION_TRICK"]
     assert run_script(train, MANUAL, [*arguments, "--print-config"]) == 0
     printed = capsys.readouterr().out
-    assert resolve(train, [config(printed, "again.gin")]) == resolve(train, arguments)
+    assert resolve(Toy, [config(printed, "again.gin")]) == resolve(Toy, arguments)
 
 
 def anything(hint: object) -> st.SearchStrategy[object]:
@@ -315,20 +314,33 @@ def anything(hint: object) -> st.SearchStrategy[object]:
     ]
 
 
-HINTS = typing.get_type_hints(train, include_extras=True)
+HINTS = hints_of(Toy)
 
 
-@given(st.fixed_dictionaries({name: anything(hint) for name, hint in HINTS.items() if name != "return"}))
+@given(st.fixed_dictionaries({name: anything(hint) for name, hint in HINTS.items()}))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_config_in_a_run_directory_gives_the_same_settings(tmp_path: Path, given_settings: dict[str, object]) -> None:
     (tmp_path / "config.gin").write_text(config_text(given_settings), encoding="utf-8")
-    assert resolve(train, [str(tmp_path / "config.gin")]) == given_settings
+    assert resolve(Toy, [str(tmp_path / "config.gin")]).settings() == given_settings
 
 
-@pytest.mark.parametrize("script", [train_rqvae, train_decoder])
-def test_the_defaults_of_both_scripts_are_allowed_and_come_back(script, config):
-    resolved = resolve(script.train, [config()], script.check)
-    assert resolve(script.train, [config(config_text(resolved))], script.check) == resolved
+@pytest.mark.parametrize("kind", [RqVaeOptions, DecoderOptions])
+def test_the_defaults_of_both_scripts_are_allowed_and_come_back(kind, config):
+    resolved = resolve(kind, [config()])
+    assert resolve(kind, [config(config_text(resolved.settings()))]) == resolved
+
+
+@pytest.mark.parametrize("options", [RqVaeOptions(), RqVaeOptions(tokenizer="rqkmeans"), DecoderOptions()])
+def test_a_config_of_the_model_alone_has_the_defaults_of_the_options(options):
+    assert options.model == type(options.model)()
+
+
+def test_an_option_of_stage_one_that_stage_two_checks_has_the_same_type_and_fills_a_field():
+    first, second = hints_of(RqVaeOptions), hints_of(DecoderOptions)
+    given = {name: default for name, default in RqVaeOptions().settings().items() if name in second and name.startswith("vae_")}
+    assert len(given) == 11
+    assert all(second[name] == first[name] | None for name in given)
+    assert {name: getattr(RqVaeOptions().model, field) for name, (field, _) in DecoderOptions(**given).repeated().items()} == given
 
 
 def test_print_config_without_a_file_is_a_users_mistake():
@@ -339,22 +351,19 @@ def test_help_shows_the_manual_and_every_parameter(capsys):
     assert run_script(train, MANUAL, ["--help"]) == 0
     shown = capsys.readouterr().out
     assert "A manual." in shown
-    for name, meaning in parameter_docs(train).items():
+    for name, declared in declared_options(Toy).items():
         assert name in shown
-        assert meaning in shown
+        assert declared.metadata["meaning"] in shown
     assert "iterations = 100" in shown
     assert "Takes a whole number, at least 1." in shown
     assert "Takes 'cosine' or 'constant'." in shown
-    assert "how many updates, on two lines." in shown
+    assert "how many updates, in a longer text." in shown
     assert run_script(train, MANUAL, []) == 2
 
 
-def test_an_undocumented_parameter_is_a_bug():
-    def bare(iterations: int = 1) -> None:
-        """Nothing."""
-
-    with pytest.raises(ValueError, match="iterations"):
-        parameter_docs(bare)
+@pytest.mark.parametrize("kind", [RqVaeOptions, DecoderOptions])
+def test_every_option_says_what_it_means(kind):
+    assert [name for name, declared in declared_options(kind).items() if len(declared.metadata["meaning"]) < 10] == []
 
 
 @pytest.mark.parametrize("script", ["train_rqvae", "train_decoder"])
@@ -362,14 +371,14 @@ def test_printing_a_config_loads_no_data_library_and_looks_for_no_file(script, t
     heavy = ["sentence_transformers", "torch_geometric", "polars", "pandas", "wandb", "matplotlib", "accelerate"]
     code = (
         f"import sys, {script}; from modules.runtime.config.main import run_script\n"
-        f"code = run_script({script}.train, '', ['configs/{script.removeprefix('train_')}_amazon.gin', '--print-config'], {script}.check)\n"
+        f"code = run_script({script}.train, '', ['configs/{script.removeprefix('train_')}_amazon.gin', '--print-config'])\n"
         f"print(code, [name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "0 []"
     (tmp_path / "again.gin").write_text(done.stdout)
-    module = {"train_rqvae": train_rqvae, "train_decoder": train_decoder}[script]
-    assert resolve(module.train, [str(tmp_path / "again.gin")])["dataset_split"] == "beauty"
+    kind = {"train_rqvae": RqVaeOptions, "train_decoder": DecoderOptions}[script]
+    assert resolve(kind, [str(tmp_path / "again.gin")]).dataset_split == "beauty"
 
 
 def test_a_file_that_may_not_be_read_is_a_users_mistake(config, monkeypatch):
@@ -379,7 +388,7 @@ def test_a_file_that_may_not_be_read_is_a_users_mistake(config, monkeypatch):
     path = config()
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(UserError, match="cannot be read: Permission denied"):
-        resolve(train, [path])
+        resolve(Toy, [path])
 
 
 def test_a_reader_that_stops_reading_ends_the_printing_in_silence():

@@ -140,7 +140,7 @@ def answer(mistake: Mistake) -> tuple[int, str]:
     arguments = [mistake.config] * bool(mistake.config) + list(mistake.arguments)
     script, shown = SCRIPTS[mistake.script], io.StringIO()
     with contextlib.redirect_stderr(shown):
-        code = run_script(script.train, "", [*arguments, *([] if arguments else ["--print-config"])], script.check)
+        code = run_script(script.train, "", [*arguments, *([] if arguments else ["--print-config"])])
     return code, shown.getvalue()
 
 
@@ -166,7 +166,7 @@ def test_all_mistakes_of_file_and_command_line_come_in_one_message(tmp_path: Pat
     Path("run.gin").write_text(text.replace("small/", "small/train.seed = 1\n"))
     shown = io.StringIO()
     with contextlib.redirect_stderr(shown):
-        assert run_script(train_decoder.train, "", ["run.gin", "beam_sise=5", "--fast"], train_decoder.check) == 2
+        assert run_script(train_decoder.train, "", ["run.gin", "beam_sise=5", "--fast"]) == 2
     assert shown.getvalue().count("error: ") == 1
     assert shown.getvalue().count("\n  - ") == len(chosen) + 2
     for part in parts:

@@ -7,6 +7,8 @@ import pytest
 import train_decoder
 import train_rqvae
 from modules.runtime.config.main import ROOT, resolve, run_script
+from modules.runtime.options.decoder import DecoderOptions
+from modules.runtime.options.rqvae import RqVaeOptions
 from tests.synthetic import write_amazon_raw, write_atomic, write_embeddings, write_movielens, write_p5, write_tables
 
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.gin"))
@@ -32,8 +34,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_stage_one(config: str, data: Path, root: Path) -> None:
-    settings = resolve(train_rqvae.train, [config])
-    width = settings["vae_input_dim"] - (settings["collaborative_dim"] if settings["collaborative_weight"] else 0)
+    settings = resolve(RqVaeOptions, [config])
+    width = settings.vae_input_dim - (settings.collaborative_dim if settings.collaborative_weight else 0)
     vectors = data / ("synthetic.npy" if "synthetic" in config else f"{width}.npy")
     short = ["iterations=2", "autoencoder_steps=1", "device=cpu", "allow_collapse=True", f"item_embeddings={vectors}"]
     assert run_script(train_rqvae.train, "", [config, f"dataset_folder={data}", f"save_dir_root={root}", *short]) == 0
@@ -61,11 +63,11 @@ def test_the_decoder_config_runs(config: str, data: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("config", DECODER)
 def test_the_decoder_config_reads_what_a_stage_one_config_writes(config: str) -> None:
-    written = {resolve(train_rqvae.train, [stage_one])["save_dir_root"] for stage_one in STAGE_ONE}
-    assert resolve(train_decoder.train, [config])["pretrained_rqvae_path"] in written
+    written = {resolve(RqVaeOptions, [stage_one]).save_dir_root for stage_one in STAGE_ONE}
+    assert resolve(DecoderOptions, [config]).pretrained_rqvae_path in written
 
 
 def test_no_two_configs_share_a_run_directory() -> None:
-    for script, configs in ((train_rqvae.train, STAGE_ONE), (train_decoder.train, DECODER)):
-        roots = [resolve(script, [config])["save_dir_root"] for config in configs]
+    for kind, configs in ((RqVaeOptions, STAGE_ONE), (DecoderOptions, DECODER)):
+        roots = [resolve(kind, [config]).save_dir_root for config in configs]
         assert len(set(roots)) == len(roots)

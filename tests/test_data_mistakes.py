@@ -280,7 +280,7 @@ def answer(mistake: Mistake, folder: Path) -> tuple[int, str]:
     if mistake.disk:
         disk = mock.patch("data.cache.os.replace", refuse_below(folder / "processed", mistake.disk))
     with contextlib.redirect_stderr(shown), disk:
-        code = run_script(train_rqvae.train, "", ["configs/rqvae_synthetic.gin", *given, *mistake.arguments], train_rqvae.check)
+        code = run_script(train_rqvae.train, "", ["configs/rqvae_synthetic.gin", *given, *mistake.arguments])
     return code, "\n".join(line for line in shown.getvalue().splitlines() if line.startswith(("error:", "  - ")))
 
 

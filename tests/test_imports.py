@@ -22,6 +22,7 @@ RUNTIME = {
     "judge.py": {"tqdm"},
     "tracker.py": {"wandb", "matplotlib"},
     "hub.py": {"huggingface_hub"},
+    "hub_names.py": {"huggingface_hub"},
     "card.py": {"huggingface_hub"},
 }
 """What a file of the runtime may import beside numbers and safetensors."""

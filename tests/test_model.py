@@ -136,7 +136,7 @@ def test_loss_is_the_cross_entropy_summed_over_levels_and_averaged_over_real_tar
     means = torch.stack([torch.stack(level).mean() for level in levels]).float()
     output = model(batch, label_smoothing=smoothing)
     close(output.loss, means.sum())
-    close(output.level_losses, means)
+    close(output.parts["level_losses"], means)
 
 
 @attentions

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ import train_rqvae
 from data.processed import RecDataset
 from data.schemas import UserError
 from modules.quantize import QuantizeForwardMode
+from modules.runtime.coders import refuse_contradictions
 from modules.runtime.config.main import resolve, run_script
+from modules.runtime.options.decoder import DecoderOptions
+from modules.runtime.options.rqvae import RqVaeOptions
 from tests.synthetic import write_embeddings, write_p5
 
 OLD = Path(__file__).parent / "old_configs"
@@ -60,21 +64,16 @@ EXPECTED: dict[str, dict[str, object]] = {
 }
 
 
-def script_of(name: str):
-    return train_rqvae if name.startswith("rqvae") else train_decoder
-
-
-def notes_of(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> tuple[dict[str, object], list[str]]:
+def notes_of(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> tuple[DecoderOptions, list[str]]:
     (tmp_path / "run.gin").write_text(text)
     with caplog.at_level(logging.INFO, logger="tiger"):
-        resolved = resolve(train_decoder.train, [str(tmp_path / "run.gin")], train_decoder.check)
+        resolved = resolve(DecoderOptions, [str(tmp_path / "run.gin")])
     return resolved, [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_old_file_gives_the_parameters_that_its_names_mean(name: str) -> None:
-    script = script_of(name)
-    resolved = resolve(script.train, [str(OLD / name)], script.check)
+    resolved = resolve(RqVaeOptions if name.startswith("rqvae") else DecoderOptions, [str(OLD / name)]).settings()
     assert {parameter: resolved[parameter] for parameter in EXPECTED[name]} == EXPECTED[name]
 
 
@@ -84,9 +83,9 @@ def test_the_old_files_run_end_to_end(rqvae: str, decoder: str, tmp_path: Path) 
     write_embeddings(tmp_path / "items.npy", 80)
     data = [f"dataset_folder={tmp_path}", "iterations=2", "device=cpu"]
     stage_one = [f"item_embeddings={tmp_path}/items.npy", f"save_dir_root={tmp_path}/rqvae", "autoencoder_steps=1", "allow_collapse=true"]
-    assert run_script(train_rqvae.train, "", [str(OLD / rqvae), *data, *stage_one], train_rqvae.check) == 0
+    assert run_script(train_rqvae.train, "", [str(OLD / rqvae), *data, *stage_one]) == 0
     stage_two = [f"pretrained_rqvae_path={tmp_path}/rqvae", f"save_dir_root={tmp_path}/decoder", "do_eval=false", "eval_users=20"]
-    assert run_script(train_decoder.train, "", [str(OLD / decoder), *data, *stage_two], train_decoder.check) == 0
+    assert run_script(train_decoder.train, "", [str(OLD / decoder), *data, *stage_two]) == 0
     assert (tmp_path / "decoder" / "beauty" / "report.txt").exists()
 
 
@@ -94,18 +93,18 @@ def test_every_vae_line_that_contradicts_the_tokenizer_is_named(tmp_path: Path) 
     (tmp_path / "config.json").write_text(
         json.dumps({"rqvae": {"mode": "STE", "input_norm": "none", "hidden_dims": [16], "num_levels": 2}})
     )
-    settings = dict.fromkeys(train_decoder.TRAINED_WITH) | {"vae_hidden_dims": (16,), "vae_n_layers": 3, "vae_input_norm": "standardize"}
+    given = {"vae_hidden_dims": (16,), "vae_n_layers": 3, "vae_input_norm": "standardize", "vae_codebook_mode": "ROTATION_TRICK"}
     with pytest.raises(UserError) as error:
-        train_decoder.check_rqvae(tmp_path, settings | {"vae_codebook_mode": QuantizeForwardMode.ROTATION_TRICK})
-    named = [name for name in train_decoder.TRAINED_WITH if f"train.{name} is" in str(error.value)]
+        refuse_contradictions(tmp_path, DecoderOptions(**given))
+    named = re.findall(r"train\.(vae_\w+) is", str(error.value))
     assert named == ["vae_n_layers", "vae_codebook_mode", "vae_input_norm"]
-    train_decoder.check_rqvae(tmp_path, dict.fromkeys(train_decoder.TRAINED_WITH) | {"vae_codebook_mode": QuantizeForwardMode.STE})
+    refuse_contradictions(tmp_path, DecoderOptions(vae_codebook_mode="STE"))
 
 
 def test_every_old_name_is_noted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "base.gin").write_text("train.t5_d_model = 64\n")
     resolved, notes = notes_of(f'include "{tmp_path}/base.gin"\ntrain.t5_d_model = 32\n', tmp_path, caplog)
-    assert resolved["decoder_embed_dim"] == 32
+    assert resolved.decoder_embed_dim == 32
     assert notes == ["train.t5_d_model is decoder_embed_dim here"]
 
 
@@ -133,19 +132,19 @@ def test_what_the_tokenizer_knows_has_no_effect_in_stage_two_and_is_said(tmp_pat
     ],
 )
 def test_attention_is_heads_times_the_width_of_a_head(text: str, width: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert notes_of(text, tmp_path, caplog)[0]["attn_embed_dim"] == width
+    assert notes_of(text, tmp_path, caplog)[0].attn_embed_dim == width
 
 
 def test_an_old_name_and_a_new_one_may_differ_where_one_overrides_the_other(tmp_path: Path) -> None:
     (tmp_path / "run.gin").write_text("train.t5_d_model = 64\n")
     arguments = [str(tmp_path / "run.gin"), "decoder_embed_dim=32"]
-    assert resolve(train_decoder.train, arguments)["decoder_embed_dim"] == 32
+    assert resolve(DecoderOptions, arguments).decoder_embed_dim == 32
     (tmp_path / "run.gin").write_text("train.t5_d_model = 64\ntrain.decoder_embed_dim = 32\n")
     with pytest.raises(UserError, match=r"line 2: train\.decoder_embed_dim has another value on line 1"):
-        resolve(train_decoder.train, arguments)
+        resolve(DecoderOptions, arguments)
 
 
 def test_a_decoder_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.gin").write_text("train.model_type = %modules.model.ModelType.DECODER\n")
     with pytest.raises(UserError, match=r"train\.model_type: the model is an encoder-decoder"):
-        resolve(train_decoder.train, [str(tmp_path / "run.gin")])
+        resolve(DecoderOptions, [str(tmp_path / "run.gin")])

@@ -27,7 +27,7 @@ WIDTH, DENSE, WARM_UP = 24, 19, 20
 
 def rqvae(seed: int = 0, **changes: object) -> RqVae:
     torch.manual_seed(seed)
-    shape = {"input_dim": WIDTH, "embed_dim": 8, "hidden_dims": (32,), "codebook_size": 16, "num_levels": 3}
+    shape = {"input_dim": WIDTH, "embed_dim": 8, "hidden_dims": (32,), "codebook_size": 16, "num_levels": 3, "dead_code_steps": 0}
     return RqVae(RqVaeConfig(**{**shape, **changes}))
 
 
@@ -121,7 +121,7 @@ def test_a_config_survives_json(changes):
     assert RqVaeConfig(**read, hidden_dims=hidden_dims, mode=mode) == config
 
 
-def test_the_default_state_has_the_names_it_always_had():
+def test_the_state_without_remedies_has_the_names_it_always_had():
     names = {name for name in rqvae().state_dict() if not name.startswith(("encoder.", "decoder."))}
     assert names == {"input_mean", "input_scale"} | {f"levels.{level}.{part}" for level in range(3) for part in ("codebook", "initialised")}
 

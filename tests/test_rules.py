@@ -1,25 +1,23 @@
-"""Rules that both scripts share."""
+"""Rules between options that both scripts share."""
 
 import pytest
 
 from data.processed import RecDataset
 from data.schemas import UserError
-from modules.runtime import rules
-from modules.runtime.rules import shared_mistakes
-
-GOOD = {
-    "dataset": RecDataset.AMAZON, "dataset_folder": "x", "dataset_split": "beauty",
-    "force_dataset_process": False, "min_rating": 0.0, "k_core": 0, "max_history": None, "cold_items": None, "columns": (),
-    "amp": True, "mixed_precision_type": "bf16", "device": "auto",
-    "wandb_logging": False, "push_vae_to_hf": False, "vae_hf_model_name": None,
-}  # fmt: skip
+from modules.runtime.options import groups
+from modules.runtime.options.decoder import DecoderOptions
+from modules.runtime.options.rqvae import RqVaeOptions
 
 
 def mistakes(**changed: object) -> list[str]:
-    return list(shared_mistakes(GOOD | changed, "vae", lambda settings: None))
+    try:
+        RqVaeOptions(**changed)
+    except UserError as error:
+        return list(error.args)
+    return []
 
 
-def test_good_settings_have_no_mistakes():
+def test_good_options_have_no_mistakes():
     assert mistakes() == []
     assert mistakes(dataset=RecDataset.CUSTOM, dataset_split="anything") == []
     assert mistakes(mixed_precision_type="fp16", device="cuda") == []
@@ -44,13 +42,15 @@ def test_a_rule_that_does_not_hold_is_one_sentence(changed, words):
 
 
 def test_tracking_without_wandb_names_the_line_that_installs_it(monkeypatch):
-    monkeypatch.setattr(rules, "find_spec", lambda name: None)
+    monkeypatch.setattr(groups, "find_spec", lambda name: None)
     (sentence,) = mistakes(wandb_logging=True)
     assert "pip install" in sentence
 
 
 def test_what_the_model_s_shape_refuses_is_told_with_the_rest():
-    def refuse(settings):
-        raise UserError("too wide", "too deep")
-
-    assert list(shared_mistakes(GOOD | {"dataset_split": "x"}, "vae", refuse))[1:] == ["too wide", "too deep"]
+    with pytest.raises(UserError) as error:
+        DecoderOptions(dataset_split="x", attn_heads=7, position="learned")
+    split, position, heads = error.value.args
+    assert "train.dataset_split is 'x'" in split
+    assert "train.position = 'learned'" in position
+    assert "cannot be split over train.attn_heads = 7" in heads

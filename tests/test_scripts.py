@@ -17,10 +17,11 @@ import recommend
 import train_decoder
 import train_rqvae
 from benchmarks import compare
-from data.processed import data_config, load_corpus
+from data.processed import load_corpus
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.coders import load_tokenizer
 from modules.runtime.config.main import ROOT, resolve, run_script
+from modules.runtime.options.rqvae import RqVaeOptions
 from modules.runtime.retriever import load_retriever
 from tests.runs import ITEMS, USERS, lines, run_decoder, run_rqvae
 from tests.synthetic import write_embeddings, write_p5
@@ -353,8 +354,8 @@ def test_the_weights_of_the_best_look_are_kept_not_the_last(trained: Path, tmp_p
 def test_a_split_by_time_refuses_ids_that_have_seen_its_future(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rqvae, data = tmp_path / "rqvae", tmp_path / "data"
     made = ["configs/rqvae_synthetic.gin", f"dataset_folder={data}", f"save_dir_root={rqvae}", "iterations=2", "autoencoder_steps=1"]
-    width = resolve(train_rqvae.train, made[:1])["vae_input_dim"]
-    write_embeddings(tmp_path / "items.npy", len(load_corpus(data_config(resolve(train_rqvae.train, made[:2]))).item_keys), width=width)
+    width = resolve(RqVaeOptions, made[:1]).vae_input_dim
+    write_embeddings(tmp_path / "items.npy", len(load_corpus(resolve(RqVaeOptions, made[:2]).data).item_keys), width=width)
     more = ["collaborative_weight=0.5", "collaborative_dim=8", f"vae_input_dim={width + 8}", "allow_collapse=True", "device=cpu"]
     assert run_script(train_rqvae.train, "", [*made, f"item_embeddings={tmp_path}/items.npy", *more]) == 0
     second = [

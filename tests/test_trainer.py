@@ -20,8 +20,8 @@ SETTINGS = {"resume": True, "run_name": None}
 
 
 def make(folder: Path, placement: Placement = FP32, **changed) -> Trainer:
-    plan = Plan(**({"iterations": 8, "accumulate": 1, "learning_rate": 0.1, "factor": lambda step: 1.0, "max_grad_norm": 0.0,
-                    "save_every": 3, "keep": 2, "seed": 0, "batch_size": 4, "parts": 1} | changed))  # fmt: skip
+    plan = Plan(**({"iterations": 8, "gradient_accumulate_every": 1, "learning_rate": 0.1, "factor": lambda step: 1.0, "max_grad_norm": 0.0,
+                    "save_model_every": 3, "keep_checkpoints": 2, "seed": 0, "batch_size": 4} | changed))  # fmt: skip
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
     run = Run(str(folder), "run", SETTINGS)
@@ -30,7 +30,7 @@ def make(folder: Path, placement: Placement = FP32, **changed) -> Trainer:
 
 def share_of(trainer: Trainer, batch: torch.Tensor) -> LossShare:
     loss = trainer.objective(batch).float().square().mean()
-    return LossShare(loss, len(batch), 2 * loss.detach().reshape(1))
+    return LossShare(loss, len(batch), {"twice": 2 * loss.detach(), "levels": torch.stack([loss.detach(), 3 * loss.detach()])})
 
 
 BATCH = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
@@ -43,11 +43,12 @@ def train(trainer: Trainer, shares) -> None:
 
 
 def test_an_accumulated_batch_gives_the_step_of_the_whole_one(tmp_path):
-    whole, halves = make(tmp_path / "whole"), make(tmp_path / "halves", accumulate=2)
+    whole, halves = make(tmp_path / "whole"), make(tmp_path / "halves", gradient_accumulate_every=2)
     train(whole, lambda trainer, step, micro: share_of(trainer, BATCH))
     train(halves, lambda trainer, step, micro: share_of(trainer, BATCH[2 * micro : 2 * micro + 2]))
     torch.testing.assert_close(whole.model.weight, halves.model.weight)
-    torch.testing.assert_close(whole.means(), halves.means())
+    one, other = whole.means(), halves.means()
+    assert one == {name: pytest.approx(value, rel=1e-5) for name, value in other.items()}
 
 
 def test_losses_and_their_parts_are_means_over_the_steps_since_the_last_line(tmp_path):
@@ -59,9 +60,8 @@ def test_losses_and_their_parts_are_means_over_the_steps_since_the_last_line(tmp
         return share
 
     train(trainer, shares)
-    loss, part = trainer.means()
-    assert loss == pytest.approx(sum(losses) / 8)
-    assert part == pytest.approx(2 * loss)
+    means, loss = trainer.means(), sum(losses) / 8
+    assert means == {"loss": pytest.approx(loss), "twice": pytest.approx(2 * loss), "levels": pytest.approx([loss, 3 * loss])}
 
 
 def test_gradients_are_clipped_to_the_norm(tmp_path):
@@ -73,7 +73,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
 
 
 def test_an_fp16_gradient_that_overflows_skips_its_step_and_lowers_the_scale(tmp_path):
-    trainer = make(tmp_path, FP16, iterations=2, save_every=1, learning_rate=1e-3)
+    trainer = make(tmp_path, FP16, iterations=2, save_model_every=1, learning_rate=1e-3)
     before = trainer.model.weight.detach().clone()
     trainer.scaler.scale(torch.ones(()))
     scale = trainer.scaler.get_scale()
@@ -88,11 +88,11 @@ def test_an_fp16_gradient_that_overflows_skips_its_step_and_lowers_the_scale(tmp
     assert not torch.equal(trainer.model.weight, before)
     assert trainer.model.weight.isfinite().all()
     trainer.run.close()
-    assert make(tmp_path, FP16, iterations=2, save_every=1, learning_rate=1e-3).scaler.state_dict()["scale"] == 8.0
+    assert make(tmp_path, FP16, iterations=2, save_model_every=1, learning_rate=1e-3).scaler.state_dict()["scale"] == 8.0
 
 
 def test_fp16_that_overflows_at_every_scale_ends_with_a_sentence(tmp_path):
-    trainer = make(tmp_path, FP16, iterations=60, save_every=60)
+    trainer = make(tmp_path, FP16, iterations=60, save_model_every=60)
     trainer.scaler.scale(torch.ones(()))
 
     def shares(trainer, step, micro):
@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_the_checkpoint_before(tmp_
 
 @pytest.mark.parametrize("placement", [FP32, FP16])
 def test_a_loss_that_is_not_finite_in_the_first_of_two_batches_is_noticed_too(tmp_path, placement):
-    trainer = make(tmp_path, placement, accumulate=2)
+    trainer = make(tmp_path, placement, gradient_accumulate_every=2)
     with pytest.raises(UserError, match="not finite at step 1"):
         train(trainer, lambda trainer, step, micro: share_of(trainer, math.nan * BATCH if (step, micro) == (1, 0) else BATCH))
 

@@ -10,7 +10,9 @@ from torch.utils._pytree import tree_leaves
 import train_rqvae
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
+from modules.runtime.config.declaration import filled
 from modules.runtime.device import Placement, on_device
+from modules.runtime.options.rqvae import RqVaeOptions
 from modules.runtime.ranks import Ranks
 from modules.runtime.rows import index_batches
 from modules.runtime.run import Run
@@ -47,7 +49,7 @@ def test_a_step_waits_for_nothing(switches: dict, temperature: float | None, tmp
     model = RqVae(RqVaeConfig(**{"input_dim": 8, "embed_dim": 4, "hidden_dims": (8,), "codebook_size": 8, "num_levels": 2, **switches}))
     model.fit_normalizer(items)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    plan = Plan(100, 1, 1e-3, lambda step: 1.0, 1.0, 100, 1, 0, 16, parts=3 + model.config.num_levels)
+    plan = filled(Plan, RqVaeOptions(iterations=1000, batch_size=16, max_grad_norm=1.0), factor=lambda step: 1.0)
     placement = Placement(torch.device("cpu"), None, "")
     run = Run(str(tmp_path), "run", {"resume": True, "run_name": None})
     trainer = Trainer(run, model, train_rqvae.Objective(model), optimizer, plan, placement, Ranks(), {})

@@ -19,7 +19,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import safetensors.torch
 import torch
@@ -34,10 +34,14 @@ BEST, OPTIMIZER, STATE, CHECKSUMS = "best.safetensors", "optimizer.pt", "state.j
 log = logging.getLogger("tiger.checkpoint")
 
 
+Figure: TypeAlias = float | list[float]
+"""One number, or one for each level."""
+
+
 class Resumed(NamedTuple):
     folder: Path
     step: int  # updates done
-    state: dict[str, dict[str, float]]  # the trainer's figures and the script's
+    state: dict[str, dict[str, Figure]]  # the trainer's figures, the script's, and the losses not logged yet
 
 
 def save_checkpoint(
@@ -46,7 +50,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    state: Mapping[str, Mapping[str, float]],
+    state: Mapping[str, Mapping[str, Figure]],
     keep: int,
 ) -> Path:
     """Writes ``run/checkpoint-STEP``, the run's best weights so far among it, and removes all but the newest ``keep``."""

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from enum import Enum
 from pathlib import Path
-from typing import NamedTuple, TypeVar, get_type_hints
+from typing import NamedTuple, TypeVar, cast, get_type_hints
 
 import torch
 
@@ -13,6 +14,7 @@ from data.schemas import UserError
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights
 from modules.runtime.config.types import coerce
+from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.run import Run
 from modules.tokenizer.direct import DirectConfig, DirectTokenizer
 from modules.tokenizer.kinds import direct_tokenizer
@@ -91,3 +93,37 @@ def read_config(folder: Path) -> dict[str, object]:
         raise UserError(
             f"{folder} is not a run of train_rqvae.py or train_decoder.py ({error}); give the directory printed as 'run'"
         ) from error
+
+
+def refuse_contradictions(folder: Path, options: DecoderOptions) -> None:
+    """Checks what a config of stage 2 says of stage 1 against the run of the tokenizer.
+
+    Raises:
+        UserError: a repeated option (vae_*) that differs, or histories split in another way than those of collaborative vectors.
+    """
+    described, mistakes = read_config(folder), []
+    if "direct" in described:
+        trained = cast(dict[str, object], described["direct"])
+    else:  # an older run lacks what had only one value then
+        trained = asdict(RqVaeConfig()) | cast(dict[str, object], described["rqvae"]) | {"kind": "rqvae"}
+    for name, (field, given) in options.repeated().items():
+        value = given.name if isinstance(given, Enum) else list(given) if isinstance(given, tuple) else given
+        if field not in trained:
+            mistakes.append(
+                f"train.{name} is {value} but the tokenizer in {folder} is {trained['kind']!r}, which has none; remove the line"
+            )
+            continue
+        found = trained[field]
+        sizes = [size if isinstance(size, list) else [size] * cast(int, trained["num_levels"]) for size in (value, found)]
+        if value != found and not (field == "codebook_size" and sizes[0] == sizes[1]):
+            mistakes.append(
+                f"train.{name} is {value} but the tokenizer in {folder} was trained with {found}; "
+                "remove the line (stage 2 takes these values from there) or train stage 1 with it"
+            )
+    if mistakes:
+        raise UserError(*mistakes)
+    if options.split_by == "time" and described.get("collaborative_weight"):
+        raise UserError(
+            f"the tokenizer in {folder} has collaborative vectors from histories split by leave-one-out, which train.split_by = 'time' "
+            "would test on; train stage 1 with train.collaborative_weight = 0, or set train.split_by = 'leave_one_out'"
+        )

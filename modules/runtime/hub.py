@@ -16,6 +16,7 @@ from data.schemas import UserError
 from modules.runtime.card import model_card, without_local_paths
 from modules.runtime.checkpoint import WEIGHTS
 from modules.runtime.coders import TrainedTokenizer, load_tokenizer, read_config
+from modules.runtime.hub_names import check_push, check_repo_name
 from modules.runtime.retriever import Retriever, load_retriever
 
 BINARY = (WEIGHTS, "tokenizer.safetensors")
@@ -99,30 +100,6 @@ def find_snapshot(name: str, split: str | None = None, stage: Literal["rqvae", "
     if stage is not None and ("decoder" in read_config(folder)) != (stage == "decoder"):
         raise UserError(f"{folder} is a run of the other script; train.pretrained_{stage}_path takes one of train_{stage}.py")
     return folder
-
-
-def check_repo_name(name: str | None) -> str | None:
-    """What is wrong with a hub name, as a sentence, or None; asks nobody, so it can be checked before a training."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    rule = "write 'owner/name' with letters, digits, '-', '_' and '.', for example 'my-account/tiger-beauty'"
-    if name is None or name.count("/") != 1 or not all(name.split("/")):
-        return f"{name!r} is not a hub name; {rule}"
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return f"{name!r} is not a hub name; {rule}"
-    return None
-
-
-def check_push(name: str | None) -> str | None:
-    """What would keep a run from being uploaded under a name, as a sentence, or None; asks nobody, so a training need not end first."""
-    from huggingface_hub import get_token
-
-    problem = check_repo_name(name)
-    if problem is None and get_token() is None:
-        return "no token for the hub: `hf auth login` or HF_TOKEN gives one with write access"
-    return problem
 
 
 def push(run: Path, repo: str, private: bool = False) -> str:

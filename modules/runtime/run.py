@@ -23,7 +23,10 @@ from data.cache import write_whole
 from data.schemas import UserError
 from evaluate.plots import png
 from modules.runtime.checkpoint import WEIGHTS, checkpoints
+from modules.runtime.config.declaration import declared_options
 from modules.runtime.config.main import ROOT, config_text
+from modules.runtime.options.decoder import DecoderOptions
+from modules.runtime.options.rqvae import RqVaeOptions
 from modules.runtime.ranks import Ranks
 from modules.runtime.tracker import Tracker, start_tracker
 
@@ -31,27 +34,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOG, METRICS = "log.jsonl", "metrics.json"
-PATHS = {"dataset_folder", "item_embeddings", "pretrained_rqvae_path", "pretrained_decoder_path"}
-"""Parameters of which two spellings may mean the same place."""
-
-NOT_COMPARED = {
-    "resume",
-    "save_dir_root",
-    "run_name",
-    "eval_batch_size",
-    "device",
-    "save_model_every",
-    "keep_checkpoints",
-    "force_dataset_process",
-    "allow_collapse",
-    "wandb_logging",
-    "wandb_project",
-    "push_vae_to_hf",
-    "vae_hf_model_name",
-    "push_decoder_to_hf",
-    "decoder_hf_model_name",
-}
-"""Parameters that may differ between a run and its continuation."""
+DECLARED = {**declared_options(RqVaeOptions), **declared_options(DecoderOptions)}
+PATHS = {name for name, declared in DECLARED.items() if declared.metadata["path"]}
+NOT_COMPARED = {name for name, declared in DECLARED.items() if declared.metadata["may_differ"]}
 
 
 class Run:

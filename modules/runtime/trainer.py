@@ -12,8 +12,9 @@ leaves the same lines as an unbroken one. Everything random in a step is seeded 
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.schemas import UserError
-from modules.runtime.checkpoint import Resumed, checkpoints, restore_best, resume_from, save_checkpoint, set_damaged_aside
+from modules.runtime.checkpoint import Figure, Resumed, checkpoints, restore_best, resume_from, save_checkpoint, set_damaged_aside
 from modules.runtime.device import Placement, memory_advice, seed_step
 from modules.runtime.ranks import Ranks
 from modules.runtime.run import Run
@@ -32,19 +33,19 @@ SMALLEST_SCALE = 1e-3
 """An fp16 loss scale below this means that no scale helps."""
 
 
-class Plan(NamedTuple):
-    """How long, how fast and how safely to train."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long, how fast and how safely to train; its fields are options of both scripts, but for ``factor``."""
 
     iterations: int  # optimizer steps
-    accumulate: int  # batches an optimizer step
-    learning_rate: float
-    factor: Callable[[int], float]  # of the learning rate, by step
-    max_grad_norm: float  # 0: gradients are left as they are
-    save_every: int
-    keep: int  # checkpoints
-    seed: int
     batch_size: int  # examples a batch, over all processes
-    parts: int  # P, see LossShare
+    gradient_accumulate_every: int  # batches an optimizer step
+    learning_rate: float
+    max_grad_norm: float  # 0: gradients are left as they are
+    save_model_every: int
+    keep_checkpoints: int
+    seed: int
+    factor: Callable[[int], float] = lambda step: 1.0  # of the learning rate, by step
 
 
 class LossShare(NamedTuple):
@@ -52,7 +53,7 @@ class LossShare(NamedTuple):
 
     loss: Tensor  # scalar, the mean over its own examples
     size: Tensor | int  # how many these are
-    parts: Tensor  # [P], what the loss is made of and whatever else the log shows, means as well, no gradient
+    parts: dict[str, Tensor]  # by name, of any shape: what the loss is made of and what else the log shows; means as well, no gradient
 
 
 class Trainer:
@@ -85,7 +86,7 @@ class Trainer:
         self.scaler = placement.scaler()
         self.start, self.seconds, self.stopped = 0, 0.0, False
         self._signal = Deferred()
-        self._sums = torch.zeros(1 + plan.parts, device=placement.device)  # of the loss and its parts, since the last line of the log
+        self._sums: dict[str, Tensor] = {}  # of the loss and its parts, since the last line of the log
         self._count, self._lap = 0, time.perf_counter()
         self._bad = torch.full((), -1, dtype=torch.int64, device=placement.device)
         self._saved: int | None = None
@@ -104,7 +105,7 @@ class Trainer:
 
     def _restore(self, resumed: Resumed) -> None:
         self.start, self._saved = resumed.step, resumed.step
-        own = resumed.state["trainer"]
+        own = {name: float(value) for name, value in resumed.state["trainer"].items() if not isinstance(value, list)}
         if own["batch_size"] != self.plan.batch_size:
             raise UserError(
                 f"{self.run.folder} was trained with batches of {own['batch_size']:.0f} over all processes, which would now be "
@@ -113,9 +114,11 @@ class Trainer:
         if self.placement.device.type == "cpu" and bool(own["bf16"]) != (self.placement.autocast_dtype is not None):
             # A probe near its threshold may answer otherwise than it did when the run began.
             self.placement = self.placement._replace(autocast_dtype=torch.bfloat16 if own["bf16"] else None)
-        self.seconds, self._count = own["seconds"], int(own["summed"])
-        self._sums += torch.tensor([resumed.state["sums"][str(index)] for index in range(len(self._sums))]).to(self._sums)
-        self.state = resumed.state["script"]
+        self.seconds, sums = own["seconds"], resumed.state["sums"]
+        if "loss" in sums or not own["summed"]:  # an earlier version numbered the parts; the log's next line then leaves them out
+            self._count = int(own["summed"])
+            self._sums = {name: torch.tensor(value, device=self.placement.device) for name, value in sums.items()}
+        self.state = {name: float(value) for name, value in resumed.state["script"].items() if not isinstance(value, list)}
         if self.ranks.main:
             restore_best(self.run.folder, resumed.folder)
             print(f"resumed  from step {resumed.step} ({resumed.folder.name})", flush=True)
@@ -173,16 +176,17 @@ class Trainer:
             "train.batch_size, and raise train.gradient_accumulate_every to keep the size of a step (with train.resume = False: "
             "that is another run)"
         ):
-            for micro in range(plan.accumulate):
-                with self.ranks.unsynchronised(self.objective, micro < plan.accumulate - 1):
+            for micro in range(plan.gradient_accumulate_every):
+                with self.ranks.unsynchronised(self.objective, micro < plan.gradient_accumulate_every - 1):
                     with self.placement.autocast():
                         loss, size, parts = share(micro)
                     # Processes average their gradients: weighted so, the average is that of the whole batch's mean loss.
-                    weight = self._weight(size) / plan.accumulate
+                    weight = self._weight(size) / plan.gradient_accumulate_every
                     loss = loss * weight
                     self.scaler.scale(loss).backward()
                 total = total + loss.detach()
-                self._sums += torch.cat([loss.detach().reshape(1), parts * weight])
+                for name, value in {"loss": loss.detach(), **{name: part * weight for name, part in parts.items()}}.items():
+                    self._sums[name] = self._sums.get(name, 0) + value.float()
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), plan.max_grad_norm or torch.inf)
             self._watch(step, total, norm)
@@ -190,7 +194,7 @@ class Trainer:
             self.scaler.update()
         self._count += 1
         asked = self._asked(step)
-        if (step + 1) % plan.save_every == 0 or step + 1 == plan.iterations or save or asked:
+        if (step + 1) % plan.save_model_every == 0 or step + 1 == plan.iterations or save or asked:
             self.save(step + 1)
         if asked:
             raise self._interrupted(asked)
@@ -223,16 +227,25 @@ class Trainer:
         if self._signal.number and self.ranks.count == 1:
             raise self._interrupted(self._signal.number)
 
-    def means(self) -> list[float]:
-        """The loss and its parts, as means over the updates since the last call and over all processes.
+    def means(self) -> dict[str, Figure]:
+        """The loss and its parts by name, as means over the updates since the last call and over all processes.
 
         Raises:
             UserError: a loss was not finite.
         """
         self.check_finite()
-        means = self.ranks.total(self._sums.clone()) / (self.ranks.count * max(self._count, 1))
-        self._sums, self._count = torch.zeros_like(self._sums), 0
-        return means.tolist()
+        means = self._summed(max(self._count, 1))
+        self._sums, self._count = {}, 0
+        return means
+
+    def _summed(self, count: int) -> dict[str, Figure]:
+        """The sums over all processes, divided by their number and by ``count``."""
+        if not self._sums:
+            return {}
+        names, shapes = list(self._sums), [part.shape for part in self._sums.values()]
+        total = self.ranks.total(torch.cat([part.reshape(-1) for part in self._sums.values()])) / (self.ranks.count * count)
+        parts = total.split([shape.numel() for shape in shapes])
+        return {name: part.reshape(shape).tolist() for name, part, shape in zip(names, parts, shapes)}
 
     def check_finite(self) -> None:
         """Stops a run whose loss or gradient has ceased to be finite.
@@ -290,9 +303,8 @@ class Trainer:
             "seconds": self.seconds,
             "summed": float(self._count),
         }
-        sums = (self.ranks.total(self._sums.clone()) / self.ranks.count).tolist()
-        state = {"script": self.state, "trainer": own, "sums": {str(index): value for index, value in enumerate(sums)}}
+        state: dict[str, Mapping[str, Figure]] = {"script": self.state, "trainer": own, "sums": self._summed(1)}
         if self.ranks.main:
-            save_checkpoint(self.run.folder, step, self.model, self.optimizer, self.scaler, state, self.plan.keep)
+            save_checkpoint(self.run.folder, step, self.model, self.optimizer, self.scaler, state, self.plan.keep_checkpoints)
         self._saved = step
         self.ranks.wait()

@@ -1,62 +1,61 @@
-"""The scripts' front door: gin file + command line -> checked arguments of ``train``; mistakes as sentences, never a traceback.
+"""The scripts' front door: gin file + command line -> the checked options of ``train``; mistakes as sentences, never a traceback.
 
-``ginfile`` reads, ``names`` knows what other TIGER code calls things, ``values`` checks against the hints of the script's ``train``; what
-they find, and what the script's own ``check`` finds, comes in one message before anything runs.
+``gin`` reads, ``aliases`` knows what other TIGER code calls things, ``declaration`` checks; what they find comes in one message before
+anything runs.
 """
 
-import inspect
 import logging
 import os
 import re
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from data.cache import UNWRITABLE
 from data.schemas import UserError
 from modules.runtime.config.aliases import NONE_IS, translate
+from modules.runtime.config.declaration import OptionMistakes, Options, declared_options, hints_of, mentioned
 from modules.runtime.config.gin import ROOT, Binding, Reading
 from modules.runtime.config.grammar import Name
 from modules.runtime.config.help import help_text
 from modules.runtime.config.suggest import did_you_mean
-from modules.runtime.config.types import ENUMS, allowed, coerce, gin_value, takes_text
+from modules.runtime.config.types import ENUMS, allowed, gin_value, takes_text
 from modules.runtime.ranks import OtherProcessFailed
 from modules.runtime.signals import Interrupted, raise_on_sigterm
 
-__all__ = ["ROOT", "check_settings", "config_text", "resolve", "run_script"]
+__all__ = ["ROOT", "config_text", "resolve", "run_script"]
 
-Train = Callable[..., None]
-Check = Callable[[Mapping[str, object]], Iterable[str]]
-"""Given all parameters, yields a sentence for every rule between them that does not hold."""
+Kind = TypeVar("Kind", bound=Options)
 
 FLAGS = ("--help", "-h", "--print-config")
 EXAMPLE = "configs/rqvae_quick.gin"
 LOG = logging.getLogger("tiger")
 
 
-def run_script(train: Train, manual: str, argv: Sequence[str] | None = None, check: Check | None = None) -> int:
+def run_script(train: Callable[[Kind], None], manual: str, argv: Sequence[str] | None = None) -> int:
     """Parses ``SCRIPT CONFIG [name=value ...]``, runs ``train`` and returns 0, 2 for a mistake, or 128 + a signal's number.
 
     Args:
-        train: the script's entry; its signature is the config's vocabulary, its docstring the parameters' meaning.
+        train: the script's entry; takes the script's options, whose class its type hint names.
         manual: the script's docstring, shown by --help.
         argv: arguments without the program's name; those of the process if None.
-        check: the script's rules between parameters.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    kind: type[Kind] = typing.get_type_hints(train)["options"]
     _show_notes()
     raise_on_sigterm()
     try:
         if not arguments or "--help" in arguments or "-h" in arguments:
-            _show(help_text(train, manual))
+            _show(help_text(kind, manual))
             return 0 if arguments else 2
-        resolved = resolve(train, [argument for argument in arguments if argument != "--print-config"], check)
+        options = resolve(kind, [argument for argument in arguments if argument != "--print-config"])
         if "--print-config" in arguments:
-            _show(config_text(resolved))
+            _show(config_text(options.settings()))
             return 0
-        train(**resolved)
+        train(options)
         return 0
     except UserError as error:
         if not isinstance(error, OtherProcessFailed):
@@ -91,68 +90,59 @@ def _show_notes() -> None:
     LOG.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # the first of several processes tells
 
 
-def resolve(train: Train, arguments: Sequence[str], check: Check | None = None) -> dict[str, object]:
-    """All parameters of ``train``, from its defaults, the config file and the overrides, checked. Old names are noted in the log.
+def resolve(kind: type[Kind], arguments: Sequence[str]) -> Kind:
+    """A script's options, from their defaults, the config file and the overrides. Old names are noted in the log.
+
+    Args:
+        kind: the script's options.
+        arguments: the config file, then name=value.
 
     Raises:
         UserError: every mistake that was found, in one message.
     """
-    resolved = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    declared, hints = declared_options(kind), hints_of(kind)
     constants = {f"{module}.{enum.__name__}.{name}": member for enum, module in ENUMS.items() for name, member in enum.__members__.items()}
-    reading = Reading(resolved, constants)
+    reading = Reading(declared, constants)
     _read_arguments(reading, arguments)
-    translated = translate(reading.bindings(), resolved, typing.cast(int, resolved.get("attn_heads", 1)))
-    mistakes, faulty = [*reading.mistakes, *translated.mistakes], set()
-    hints = typing.get_type_hints(train, include_extras=True)
+    heads = declared["attn_heads"].default if "attn_heads" in declared else 1
+    translated = translate(reading.bindings(), declared, typing.cast(int, heads))
+    mistakes, given, where, unknown = [*reading.mistakes, *translated.mistakes], {}, {}, set()
     for binding in _in_force(translated.bindings, mistakes):
-        try:
-            resolved[binding.name] = _value(binding, hints[binding.name])
-        except ValueError as error:
-            faulty.add(binding.name)
-            mistakes.append(f"{binding.where}train.{binding.name} {error}")
+        where[binding.name] = binding.where
+        if isinstance(binding.value, Name):
+            unknown.add(binding.name)
+            name, hint = binding.value, hints[binding.name]
+            mistakes.append(f"{binding.where}train.{binding.name} is {name.text}, {name.problem}; it must be {allowed(hint)}{name.near}")
+        else:
+            given[binding.name] = _value(binding, hints[binding.name])
     if arguments:
-        _stay_in_the_run(arguments[0], translated.bindings, resolved)
-    # A rule that names a parameter whose own value is wrong would speak of its default.
-    rules = check(resolved) if check else ()
-    mistakes += [sentence for sentence in rules if faulty.isdisjoint(re.findall(r"train\.(\w+)", sentence))]
+        given |= _run_directory(arguments[0], translated.bindings)
+    try:
+        options = kind(**given)
+    except OptionMistakes as error:
+        mistakes += [f"{where.get(name, '')}train.{name} {fault}" for name, fault in error.faults.items()]
+        mistakes += [sentence for sentence in error.rules if not mentioned(sentence) & unknown]
     if mistakes:
         raise UserError(*sorted(dict.fromkeys(mistakes), key=_place))
     for note in translated.notes:
         LOG.info(note)
-    return resolved
+    return options
 
 
-def _stay_in_the_run(config: str, bindings: Sequence[Binding], resolved: dict[str, object]) -> None:
+def _run_directory(config: str, bindings: Sequence[Binding]) -> dict[str, object]:
     """A run directory's own config.gin means that directory, wherever it was moved to and from wherever it is called."""
     folder = Path(config).parent
     given = {binding.name for binding in bindings if not binding.file}
-    if Path(config).name == "config.gin" and (folder / "environment.json").exists() and not given & {"save_dir_root", "run_name"}:
-        folder = folder.resolve()
-        resolved |= {"save_dir_root": str(folder.parent), "run_name": folder.name}
+    if Path(config).name != "config.gin" or not (folder / "environment.json").exists() or given & {"save_dir_root", "run_name"}:
+        return {}
+    folder = folder.resolve()
+    return {"save_dir_root": str(folder.parent), "run_name": folder.name}
 
 
 def _place(mistake: str) -> tuple[bool, str, int]:
     """Sorts mistakes by file and line, those without a line last."""
     place = re.match(r"(.*?), line (\d+): ", mistake)
     return (False, place[1], int(place[2])) if place else (True, "", 0)
-
-
-def check_settings(train: Train, settings: Mapping[str, object], check: Check) -> None:
-    """Refuses arguments of ``train`` that a config could not have given: for callers from Python.
-
-    Raises:
-        UserError: all mistakes.
-    """
-    mistakes = []
-    for name, hint in typing.get_type_hints(train, include_extras=True).items():
-        try:
-            if name in settings:
-                coerce(settings[name], hint)
-        except ValueError as error:
-            mistakes.append(f"train.{name} {error}")
-    mistakes = mistakes or list(check(settings))
-    if mistakes:
-        raise UserError(*mistakes)
 
 
 def _read_arguments(reading: Reading, arguments: Sequence[str]) -> None:
@@ -197,16 +187,13 @@ def _in_force(bindings: Sequence[Binding], mistakes: list[str]) -> list[Binding]
 
 
 def _value(binding: Binding, hint: object) -> object:
-    """The binding's value as the parameter takes it; raises ValueError with the rest of a sentence."""
-    if isinstance(binding.value, Name):
-        unknown = binding.value
-        raise ValueError(f"is {unknown.text}, {unknown.problem}; it must be {allowed(hint)}{unknown.near}")
+    """The binding's value as the option's type reads it."""
     if binding.value is None and binding.name in NONE_IS:
         return NONE_IS[binding.name]
-    return coerce(binding.typed if binding.typed and takes_text(hint) else binding.value, hint)
+    return binding.typed if binding.typed and takes_text(hint) else binding.value
 
 
 def config_text(resolved: Mapping[str, object]) -> str:
-    """The resolved parameters as a gin file that gives the same run."""
+    """Resolved options as a gin file that gives the same run."""
     imports = "".join(f"import {module}\n" for module in sorted(ENUMS.values()))
     return imports + "\n" + "\n".join(f"train.{name} = {gin_value(value)}" for name, value in sorted(resolved.items())) + "\n"

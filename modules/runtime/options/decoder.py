@@ -1,0 +1,133 @@
+"""Every option of train_decoder.py that train_rqvae.py does not have."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from data.processed import RecDataset
+from modules.model import DecoderConfig
+from modules.quantize import QuantizeForwardMode
+from modules.runtime.config.declaration import declared_options, filled, option
+from modules.runtime.config.types import Count, Natural, NonNegative, Positive, RunPath, Share, Text
+from modules.runtime.options.groups import DataOptions, Distance, InputNorm, RunOptions, hub_rule, refused
+from modules.runtime.options.rqvae import RqVaeOptions
+
+
+class Repeated(NamedTuple):
+    """An option of stage 1 in a config of stage 2."""
+
+    field: str  # of stage 1's model config
+    value: object
+
+
+CHECKED = "checked against the tokenizer's run if given."
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderOptions(RunOptions, DataOptions):
+    """The options of train_decoder.py."""
+
+    split_by: Literal["leave_one_out", "time"] = option(
+        "leave_one_out",
+        "leave_one_out (a user's last two items are held out) or time (all train before one moment and are tested after another).",
+    )
+    split_quantiles: tuple[Share, ...] = option((0.8, 0.9), 'shares of all interactions before the two moments of split_by = "time".')
+    pretrained_rqvae_path: RunPath = option(
+        "out/rqvae/amazon",
+        "stage 1's run directory, its save_dir_root (the directory named after the split is taken) or a hub name.",
+        path=True,
+    )
+    pretrained_decoder_path: RunPath | None = option(
+        None, "run directory of this stage, or hub name, whose weights to start from.", path=True
+    )
+    save_dir_root: Text = option("out/decoder/amazon", "the run directory is save_dir_root/dataset_split.", may_differ=True)
+    iterations: Count = option(7500, "training steps.")
+    batch_size: Count = option(128, "(history, next item) pairs a batch.")
+    learning_rate: Positive = option(2e-3, "peak of AdamW's rate.")
+    weight_decay: NonNegative = option(0.035, "AdamW's, on matrices (not on embeddings, biases and norms).")
+    lr_schedule: Literal["cosine", "inverse_sqrt", "constant"] = option(
+        "cosine", "after the warm-up: cosine (to zero), inverse_sqrt or constant."
+    )
+    warmup_steps: Natural = option(400, "steps over which the learning rate rises.")
+    max_grad_norm: NonNegative = option(1.0, "gradients are clipped to this norm; 0 leaves them.")
+    label_smoothing: Share = option(0.0, "share of a target code's probability spread over its level.")
+    dropout_p: Share = option(0.1, "on embeddings and on what each sublayer adds.", sets="dropout")
+    decoder_embed_dim: Count = option(128, "model width, of both stacks.", sets="embed_dim")
+    attn_embed_dim: Count = option(384, "heads x head width.", sets="attn_dim")
+    attn_heads: Count = option(6, "attention heads.", sets="num_heads")
+    attn_layers: Count = option(
+        2,
+        "layers of each stack: 4 is 4 encoder + 4 decoder layers (older files of other code meant the total).",
+        sets="num_layers",
+    )
+    decoder_ff_dim: Count = option(1024, "hidden width of the feed-forward.", sets="ff_dim")
+    max_seq_len: Count = option(20, "items of history the model reads, the most recent ones.")
+    encoder_attention: Literal["causal", "bidirectional"] = option(
+        "causal",
+        "causal (one encoder pass serves all prefixes of a history; much faster) or bidirectional (the paper's).",
+    )
+    position: Literal["relative", "learned"] = option(
+        "relative", "relative (a learned bias by distance in items) or learned (an embedding by recency; bidirectional only)."
+    )
+    should_add_sep_token: bool = option(False, "a separator after each item's codes.", sets="separator")
+    num_user_bins: Natural = option(2000, "buckets of the hashed user token; 0 leaves it out.", sets="num_user_buckets")
+    vae_input_dim: Count | None = option(None, CHECKED)
+    vae_embed_dim: Count | None = option(None, CHECKED)
+    vae_hidden_dims: tuple[Count, ...] | None = option(None, CHECKED)
+    vae_codebook_size: Count | tuple[Count, ...] | None = option(None, CHECKED)
+    vae_n_layers: Count | None = option(None, CHECKED)
+    vae_codebook_mode: QuantizeForwardMode | None = option(None, CHECKED)
+    vae_input_norm: InputNorm | None = option(None, CHECKED)
+    vae_distance: Distance | None = option(None, CHECKED)
+    vae_sim_vq: bool | None = option(None, CHECKED)
+    vae_codebook_normalize: bool | None = option(None, CHECKED)
+    vae_n_cat_feats: Natural | None = option(None, CHECKED)
+    beam_size: Count = option(50, "beams of the search; at least the largest k.")
+    filter_history: bool = option(
+        True,
+        "the search bars items of the user's history (a repeated item can then not be hit); selection uses this; the test report has the "
+        "plain figure too.",
+    )
+    top_k_eval_list: tuple[Count, ...] = option((1, 5, 10), "cut-offs k of recall@k and ndcg@k; 10 among them.")
+    eval_users: Count | None = option(
+        4000,
+        "users (a seeded sample) of the validations during training; None takes all. The final figures always have all.",
+    )
+    eval_batch_size: Count = option(64, "users a batch in evaluation.", may_differ=True)
+    cuda_graphs: bool = option(False, "replay the beam search of evaluations as CUDA graphs; elsewhere than on CUDA nothing changes.")
+    partial_eval_every: Count = option(500, "steps between validation losses.")
+    full_eval_every: Count = option(2500, "steps between validations by beam search, which select the checkpoint.")
+    patience: Natural = option(5, "stop after so many of them without a better ndcg@10; 0 never stops.")
+    do_eval: bool = option(True, "at the end evaluate all users on validation and, once, on test; False keeps the test unread.")
+    push_decoder_to_hf: bool = option(False, "upload the finished run to the Hugging Face Hub.", may_differ=True)
+    decoder_hf_model_name: Text | None = option(None, "its name there, owner/name.", may_differ=True)
+
+    @cached_property
+    def model(self) -> DecoderConfig:
+        """The encoder-decoder that these options describe."""
+        return filled(DecoderConfig, self)
+
+    def rules(self) -> Iterator[str]:
+        """See Options."""
+        yield from super().rules()
+        yield from refused(lambda: self.model)
+        yield from hub_rule(self.push_decoder_to_hf, "decoder_hf_model_name", self.decoder_hf_model_name)
+        cutoffs, beams, quantiles = self.top_k_eval_list, self.beam_size, self.split_quantiles
+        if 10 not in cutoffs:
+            yield f"train.top_k_eval_list is {list(cutoffs)}; it needs 10 among its cut-offs: selection is on ndcg@10"
+        if cutoffs and beams < max(cutoffs):
+            yield (
+                f"train.beam_size = {beams} cannot fill recall@{max(cutoffs)} of train.top_k_eval_list; raise it to at least that or drop "
+                "the cut-off"
+            )
+        if len(quantiles) != 2 or not 0 < quantiles[0] < quantiles[1]:
+            yield f"train.split_quantiles is {list(quantiles)}; it needs two shares above 0, the smaller one first"
+        if self.split_by == "time" and self.dataset is RecDataset.AMAZON:
+            yield "train.split_by = 'time' needs times and train.dataset AMAZON, P5's files, has none; take AMAZON_2014 or 'leave_one_out'"
+
+    def repeated(self) -> dict[str, Repeated]:
+        """The options of stage 1 that this config repeats, by name."""
+        fills = {name: declared.metadata["sets"] for name, declared in declared_options(RqVaeOptions).items()}
+        values = {name: value for name, value in self.settings().items() if name.startswith("vae_") and value is not None}
+        return {name: Repeated(fills[name], value) for name, value in values.items()}
