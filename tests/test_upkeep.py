@@ -14,16 +14,8 @@ from tests.test_sinkhorn import together
 
 def rqvae(**changes: object) -> RqVae:
     torch.manual_seed(0)
-    shape = {
-        "input_dim": 6,
-        "embed_dim": 2,
-        "hidden_dims": (8,),
-        "codebook_size": 4,
-        "num_levels": 1,
-        "input_norm": "none",
-        "dead_code_steps": 0,
-    }
-    return RqVae(RqVaeConfig(**{**shape, **changes}))
+    shape = {"input_dim": 6, "embed_dim": 2, "hidden_dims": (8,), "codebook_size": 4, "num_levels": 1, "input_norm": "none"}
+    return RqVae(RqVaeConfig(**{**shape, "dead_code_steps": 0, **changes}))
 
 
 def optimizer_of(model: RqVae, rate: float = 1e-4) -> torch.optim.AdamW:
