@@ -22,9 +22,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from data.interactions import Corpus, split_hash, statistics, time_bounds
 from data.processed import RecDataset, SeqData, data_config, load_corpus
 from data.schemas import UserError
+from data.splits import Corpus, split_hash, statistics, time_bounds
 from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.report import evaluation_report

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import train_decoder
 from benchmarks.timing import save, table
-from data.interactions import split_hash, time_bounds
 from data.processed import SeqData, data_config, load_corpus
 from data.schemas import UserError
+from data.splits import split_hash, time_bounds
 from evaluate.metrics import tie_order
 from evaluate.report import Evaluation, paired_gain
 from modules.runtime.config import resolve

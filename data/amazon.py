@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch_geometric.data import InMemoryDataset
 
-from data.archive import extract_members
-from data.cache import cached_corpus, corpus_path, raw_fingerprint
-from data.download import fetch
-from data.p5 import FILES, PARSER_VERSION, SPLITS, read_p5
+from data.corpus_cache import cached_corpus, corpus_path, raw_fingerprint
+from data.io.download import fetch
+from data.io.zip_archive import extract_members
+from data.item_embeddings import TEMPLATE_VERSION
 from data.schemas import UserError
-from data.text import TEMPLATE_VERSION
+from data.sources.p5 import FILES, PARSER_VERSION, SPLITS, read_p5
 
 P5_URL = "https://drive.usercontent.google.com/download?id=1qGxgmx7G_WB7JE4Cn_bEcZ_o_NAJLE3G&confirm=t"
 """Google Drive's answer to the question whether to download a file that it could not scan; it has no checksum to ask for."""

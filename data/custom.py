@@ -23,14 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.assemble import Filters, assemble, codes_of
-from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
-from data.columns import describe_items, find_roles, parse_columns
-from data.csvfile import csv_header, read_csv
-from data.interactions import statistics
+from data.corpus_cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
+from data.filters import Filters, assemble, codes_of
+from data.io.csv_file import csv_header, read_csv
+from data.io.tables import Table, bad_ids, parse_numbers, read_jsonl, read_lines, read_parquet, refuse
+from data.item_embeddings import TEMPLATE_VERSION, field_text, load_embeddings
 from data.schemas import UserError
-from data.tables import Table, bad_ids, parse_numbers, read_jsonl, read_lines, read_parquet, refuse
-from data.text import TEMPLATE_VERSION, field_text, load_embeddings
+from data.sources.custom_columns import describe_items, find_roles, parse_columns
+from data.splits import statistics
 
 PARSER_VERSION = 3
 """Raise it when the same raw files would give another corpus."""

@@ -15,12 +15,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-import data.ml1m
-import data.ml32m
-import data.p5
-from data.interactions import Corpus, Histories, Split, TimeSplit, check_no_leak, item_popularity, leave_one_out, split_by_time
+import data.sources.ml_1m
+import data.sources.ml_32m
+import data.sources.p5
+from data.batch_plan import BatchPlanner, TrainPlan, prefix_rows, window_rows
 from data.schemas import PAD, SeqBatch, UserError
-from data.windows import BatchPlanner, TrainPlan, prefix_rows, window_rows
+from data.splits import Corpus, Histories, Split, TimeSplit, check_no_leak, item_popularity, leave_one_out, split_by_time
 
 
 class RecDataset(Enum):
@@ -36,9 +36,9 @@ class RecDataset(Enum):
 
 
 SPLITS = {
-    RecDataset.AMAZON: data.p5.SPLITS,
-    RecDataset.ML_1M: (data.ml1m.SPLIT,),
-    RecDataset.ML_32M: data.ml32m.SPLITS,
+    RecDataset.AMAZON: data.sources.p5.SPLITS,
+    RecDataset.ML_1M: (data.sources.ml_1m.SPLIT,),
+    RecDataset.ML_32M: data.sources.ml_32m.SPLITS,
 }
 """What ``dataset_split`` can be; the other sources have a category or the files' name there."""
 
@@ -90,7 +90,7 @@ def load_corpus(config: DataConfig) -> Corpus:
         raise UserError(f"train.dataset_split is {config.split!r}; train.dataset {config.dataset.name} has {', '.join(known)}; choose one")
     for mistake in data_mistakes(config):
         raise UserError(mistake)
-    from data.assemble import Filters
+    from data.filters import Filters
 
     folder, split, force = Path(config.folder).expanduser(), config.split, config.force_process
     history = MAX_HISTORY.get(config.dataset, 0) if config.max_history is None else config.max_history
@@ -101,20 +101,20 @@ def load_corpus(config: DataConfig) -> Corpus:
 
         return AmazonReviews(str(folder), split, force).corpus
     if config.dataset is RecDataset.ML_1M:
-        from data.ml1m import load_ml1m
+        from data.sources.ml_1m import load_ml1m
 
         return load_ml1m(folder, filters, force).corpus
     if config.dataset is RecDataset.ML_32M:
-        from data.ml32m import load_ml32m
+        from data.sources.ml_32m import load_ml32m
 
         return load_ml32m(folder, split, filters, force).corpus
     if config.dataset in (RecDataset.AMAZON_2014, RecDataset.AMAZON_2023):
-        from data.amazon_raw import load_amazon_raw
+        from data.sources.amazon_raw import load_amazon_raw
 
         year = 2014 if config.dataset is RecDataset.AMAZON_2014 else 2023
         return load_amazon_raw(folder, year, split, filters, force).corpus
     if config.dataset is RecDataset.SYNTHETIC:
-        from data.synthetic import load_synthetic
+        from data.sources.synthetic import load_synthetic
 
         return load_synthetic(filters).corpus
     from data.custom import load_custom
@@ -152,8 +152,8 @@ def load_items(
         text_model: the sentence encoder, a hub name or a directory; not looked at when ``item_embeddings`` is given.
         device: where to encode.
     """
-    from data.assemble import bare_text
-    from data.text import ROWS_AT_ONCE, embed_texts, load_embeddings
+    from data.filters import bare_text
+    from data.item_embeddings import ROWS_AT_ONCE, embed_texts, load_embeddings
 
     if not item_embeddings and all(text == bare_text(key) for key, text in zip(corpus.item_keys, corpus.texts)):
         raise UserError(

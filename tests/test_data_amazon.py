@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import data.amazon
-import data.cache
+import data.corpus_cache
 from data.amazon import AmazonReviews
-from data.archive import extract_members
-from data.p5 import read_p5
+from data.io.zip_archive import extract_members
 from data.processed import DataConfig, RecDataset, load_corpus
 from data.schemas import UserError
+from data.sources.p5 import read_p5
 from tests.synthetic import to_lists, write_p5
 
 SEQUENCES = "1 1 2 3 4 5\n2 2 6 1 3 4\n"
@@ -222,7 +222,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.cache.os, "fsync", stop)
+        patch.setattr(data.corpus_cache.os, "fsync", stop)
         with pytest.raises(KeyboardInterrupt):
             load(tmp_path)
     assert list((tmp_path / "processed").iterdir()) == []

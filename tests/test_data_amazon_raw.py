@@ -3,13 +3,13 @@ import json
 
 import pytest
 
-import data.amazon_raw
-import data.jsonlines
-from data.amazon_raw import load_amazon_raw
-from data.assemble import Filters
-from data.p5 import read_p5
+import data.io.json_lines
+import data.sources.amazon_raw
+from data.filters import Filters
 from data.processed import DataConfig, RecDataset, load_corpus
 from data.schemas import UserError
+from data.sources.amazon_raw import load_amazon_raw
+from data.sources.p5 import read_p5
 from tests.synthetic import to_lists, write_amazon_raw, write_p5
 
 REVIEWS = [
@@ -129,7 +129,7 @@ def test_metadata_that_is_missing_is_told_and_leaves_the_ids(tmp_path):
 
 def test_long_files_are_read_a_stretch_at_a_time(tmp_path, monkeypatch):
     whole = load(write_2014(tmp_path / "a")).corpus
-    monkeypatch.setattr(data.jsonlines, "STRETCH", 200)
+    monkeypatch.setattr(data.io.json_lines, "STRETCH", 200)
     assert load(write_2014(tmp_path / "b")).corpus[:4] == whole[:4]
     bad = [*REVIEWS, "{"]
     with pytest.raises(UserError, match=r"reviews_Beauty_5.json.gz:5 is not JSON"):
@@ -172,7 +172,9 @@ def test_bad_metadata_of_2023_is_named_by_line(tmp_path, meta, sentence):
 
 
 def test_missing_reviews_are_told_with_the_ways_to_supply_them(tmp_path, monkeypatch):
-    monkeypatch.setitem(data.amazon_raw.EDITIONS, 2014, data.amazon_raw.EDITIONS[2014]._replace(urls=("http://127.0.0.1:9",) * 2))
+    monkeypatch.setitem(
+        data.sources.amazon_raw.EDITIONS, 2014, data.sources.amazon_raw.EDITIONS[2014]._replace(urls=("http://127.0.0.1:9",) * 2)
+    )
     with pytest.raises(UserError, match=r"put reviews_Beauty_5.json.gz or .*ratings_Beauty.csv and meta_Beauty.json.gz into"):
         load(tmp_path)
     with pytest.raises(UserError, match=r"'../x'; expected a category"):
@@ -206,7 +208,7 @@ def test_metadata_whose_download_broke_are_fetched_by_the_next_call(tmp_path, mo
             raise UserError("broke off")
         path.write_bytes((source / path.name).read_bytes())
 
-    monkeypatch.setattr(data.amazon_raw, "fetch", fetch)
+    monkeypatch.setattr(data.sources.amazon_raw, "fetch", fetch)
     with pytest.raises(UserError, match="broke off"):
         load(tmp_path)
     assert load(tmp_path).corpus.titles[0] == "Soap & Co"

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from data.cooccurrence import WINDOW, append_collaborative, cooccurrence_vectors, positive_information
-from data.interactions import leave_one_out
 from data.processed import ItemData
 from data.schemas import UserError
+from data.splits import leave_one_out
 from tests.synthetic import planted, to_histories, to_lists
 
 

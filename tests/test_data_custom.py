@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 import data.custom
-from data.assemble import Filters
 from data.custom import load_custom, main
+from data.filters import Filters
 from data.processed import DataConfig, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from tests.synthetic import to_lists, write_atomic, write_embeddings

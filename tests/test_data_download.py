@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import pytest
 
-import data.movielens
-from data.assemble import Filters
-from data.download import fetch
-from data.ml1m import load_ml1m
+import data.sources.movielens
+from data.filters import Filters
+from data.io.download import fetch
 from data.schemas import UserError
+from data.sources.ml_1m import load_ml1m
 
 CONTENT = bytes(range(256)) * 40
 
@@ -98,7 +98,7 @@ def test_an_absent_file_and_an_absent_server_are_told(server, tmp_path):
 
 
 def test_a_missing_source_is_fetched_or_told_with_the_ways_to_supply_it(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(data.movielens, "GROUPLENS", server)
+    monkeypatch.setattr(data.sources.movielens, "GROUPLENS", server)
     with pytest.raises(UserError, match=r"ml-1m.zip is missing .*connect once, put .*zip into .*raw, or its files \(movies.dat, rat"):
         load_ml1m(tmp_path, Filters())
     Server.files |= {"/ml-1m.zip": CONTENT, "/ml-1m.zip.md5": hashlib.md5(CONTENT).hexdigest().encode()}

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from data.interactions import (
+from data.schemas import UserError
+from data.splits import (
     Corpus,
     Targets,
     TimeSplit,
@@ -13,7 +14,6 @@ from data.interactions import (
     statistics,
     time_bounds,
 )
-from data.schemas import UserError
 from tests.synthetic import to_histories, to_lists
 
 USERS = [[1, 2, 3, 4], [5, 6], [], [7, 8, 9], [4]]

@@ -2,12 +2,12 @@ import zipfile
 
 import pytest
 
-from data.assemble import Filters
-from data.ml1m import load_ml1m, read_ml1m
-from data.ml32m import load_ml32m
-from data.movielens import describe_movies
+from data.filters import Filters
 from data.processed import DataConfig, RecDataset, load_corpus
 from data.schemas import UserError
+from data.sources.ml_1m import load_ml1m, read_ml1m
+from data.sources.ml_32m import load_ml32m
+from data.sources.movielens import describe_movies
 from tests.synthetic import to_lists, write_movielens
 
 MOVIES_DAT = "1::Ox Tale (1995)::Animation|Children's\n2::Misérables, Les (1998)::Drama\n7::Nobody's Film (2000)::Comedy\n"

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.amazon_raw import read_amazon_raw
-from data.archive import extract_members
-from data.assemble import Filters
-from data.cache import LoadedCorpus
+from data.corpus_cache import LoadedCorpus
 from data.custom import Files, load_custom, read_custom
-from data.ml1m import read_ml1m
-from data.ml32m import read_ml32m
-from data.p5 import read_p5
+from data.filters import Filters
+from data.io.zip_archive import extract_members
+from data.item_embeddings import load_embeddings
 from data.schemas import UserError
-from data.text import load_embeddings
+from data.sources.amazon_raw import read_amazon_raw
+from data.sources.ml_1m import read_ml1m
+from data.sources.ml_32m import read_ml32m
+from data.sources.p5 import read_p5
 
 PLAIN = Filters()
 RATED = Filters(min_rating=1.0, k_core=2, max_history=3, cold_items=False)

@@ -43,8 +43,8 @@ def test_movielens_is_copied_with_the_terms_of_its_owners_and_loads(tmp_path, mo
     ):
         assert words in printed
 
-    from data.interactions import statistics
     from data.processed import DataConfig, RecDataset, load_corpus
+    from data.splits import statistics
 
     corpus = load_corpus(DataConfig(RecDataset.CUSTOM, str(tmp_path), "ml-100k"))
     numbers = statistics(corpus)
@@ -72,7 +72,7 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch, 
 def test_the_copied_encoder_works_offline(tmp_path):
     model = fetch_quick(tmp_path).model
     code = (
-        "import sys; from data.text import embed_texts\n"
+        "import sys; from data.item_embeddings import embed_texts\n"
         "vectors = embed_texts(['a film', 'another film'], sys.argv[1], sys.argv[2])\n"
         "print(tuple(vectors.shape), 'recbole' in sys.modules)"
     )

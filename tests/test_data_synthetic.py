@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.processed import DataConfig, RecDataset, SeqData, load_corpus
-from data.synthetic import Planted, ceiling, planted
+from data.sources.synthetic import Planted, ceiling, planted
 from evaluate.baselines import LastItemMarkov
 from evaluate.metrics import tie_order
 from tests.synthetic import to_lists

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import data.text
+import data.item_embeddings
+from data.item_embeddings import embed_texts, item_text, load_embeddings
 from data.processed import DataConfig, RecDataset, load_corpus, load_items
 from data.schemas import UserError
-from data.text import embed_texts, item_text, load_embeddings
 from tests.synthetic import write_embeddings, write_p5
 
 VALUES = st.one_of(
@@ -53,7 +53,7 @@ class FakeEncoder:
 def encoder(monkeypatch):
     FakeEncoder.loaded = 0
     monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=FakeEncoder))
-    monkeypatch.setattr(data.text, "_hub_answers", lambda: False)
+    monkeypatch.setattr(data.item_embeddings, "_hub_answers", lambda: False)
     return FakeEncoder
 
 
@@ -83,7 +83,7 @@ def test_another_text_model_template_or_weights_file_is_another_cache(tmp_path, 
     embed_texts(["a"], str(local), cache)
     (local / "model.safetensors").write_bytes(b"two")
     embed_texts(["a"], str(local), cache)
-    monkeypatch.setattr(data.text, "TEMPLATE_VERSION", 99)
+    monkeypatch.setattr(data.item_embeddings, "TEMPLATE_VERSION", 99)
     embed_texts(["a"], "org/model", cache)
     assert encoder.loaded == 6
     assert len(list(cache.iterdir())) == 6
@@ -102,7 +102,7 @@ def test_an_interrupted_encoding_leaves_nothing(tmp_path, encoder, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data.cache.os.fsync", stop)
+    monkeypatch.setattr("data.corpus_cache.os.fsync", stop)
     with pytest.raises(KeyboardInterrupt):
         embed_texts(["a"], "org/model", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from data.item_embeddings import CONTROL, field_text
 from data.schemas import UserError
-from data.text import CONTROL, field_text
 
 if TYPE_CHECKING:
     import polars as pl

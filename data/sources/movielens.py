@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.archive import extract_members
-from data.download import fetch
-from data.text import field_text, item_text
+from data.io.download import fetch
+from data.io.zip_archive import extract_members
+from data.item_embeddings import field_text, item_text
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 YEAR = re.compile(r"(.*\S)\s*\((\d{4})(?:\s*[-\N{EN DASH}]\s*(?:\d{4})?)?\)\s*", re.DOTALL)

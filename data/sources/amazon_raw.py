@@ -14,15 +14,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from data.assemble import Filters, codes_of, drop_cold, finish, keep_interactions
-from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
-from data.csvfile import read_csv
-from data.download import fetch
-from data.jsonlines import read_json_lines
-from data.metadata import describe, read_json, read_literals
+from data.corpus_cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
+from data.filters import Filters, codes_of, drop_cold, finish, keep_interactions
+from data.io.csv_file import read_csv
+from data.io.download import fetch
+from data.io.json_lines import read_json_lines
+from data.io.tables import bad_ids, parse_numbers, refuse
+from data.item_embeddings import TEMPLATE_VERSION
 from data.schemas import UserError
-from data.tables import bad_ids, parse_numbers, refuse
-from data.text import TEMPLATE_VERSION
+from data.sources.amazon_metadata import describe, read_json, read_literals
 
 if TYPE_CHECKING:
     import polars as pl

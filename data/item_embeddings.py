@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import digest, file_sha256, write_whole
+from data.corpus_cache import digest, file_sha256, write_whole
 from data.schemas import UserError
 
 log = logging.getLogger("tiger.data")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from data.io.tables import Table, check_file, check_header, not_utf8
+from data.item_embeddings import field_text
 from data.schemas import UserError
-from data.tables import Table, check_file, check_header, not_utf8
-from data.text import field_text
 
 if TYPE_CHECKING:
     import polars as pl

@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import NamedTuple
 
-from data.assemble import Catalogue
+from data.filters import Catalogue
+from data.io.tables import check_file
+from data.item_embeddings import field_text, item_text, usable_id
 from data.schemas import UserError
-from data.tables import check_file
-from data.text import field_text, item_text, usable_id
 
 MAX_LINE = 1 << 24
 DEPTH = 2

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.assemble import Catalogue
+from data.filters import Catalogue
+from data.item_embeddings import field_text, item_text
 from data.schemas import UserError
-from data.text import field_text, item_text
 
 if TYPE_CHECKING:
     import polars as pl

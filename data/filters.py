@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from data.cache import LoadedCorpus
-from data.interactions import Corpus, Histories
+from data.corpus_cache import LoadedCorpus
+from data.item_embeddings import field_text
 from data.schemas import UserError
-from data.text import field_text
+from data.splits import Corpus, Histories
 
 if TYPE_CHECKING:
     import polars as pl

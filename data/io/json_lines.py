@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from data.io.tables import Table, check_file, parse_json
+from data.item_embeddings import field_text
 from data.schemas import UserError
-from data.tables import Table, check_file, parse_json
-from data.text import field_text
 
 if TYPE_CHECKING:
     import polars as pl

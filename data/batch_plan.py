@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.interactions import Histories
+from data.splits import Histories
 
 
 class Windows(NamedTuple):

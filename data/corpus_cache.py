@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.interactions import Corpus, Histories
 from data.schemas import UserError
+from data.splits import Corpus, Histories
 
 log = logging.getLogger("tiger.data")
 

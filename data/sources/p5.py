@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from data.assemble import finish_items
-from data.cache import LoadedCorpus
-from data.interactions import Corpus, Histories
-from data.metadata import describe, read_literals
+from data.corpus_cache import LoadedCorpus
+from data.filters import finish_items
+from data.item_embeddings import field_text, usable_id
 from data.schemas import UserError
-from data.text import field_text, usable_id
+from data.sources.amazon_metadata import describe, read_literals
+from data.splits import Corpus, Histories
 
 SPLITS = ("beauty", "sports", "toys")
 SEQUENCES, MAPS, METADATA = FILES = ("sequential_data.txt", "datamaps.json", "meta.json.gz")

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.assemble import Catalogue, Filters, assemble
-from data.cache import LoadedCorpus
-from data.text import item_text
+from data.corpus_cache import LoadedCorpus
+from data.filters import Catalogue, Filters, assemble
+from data.item_embeddings import item_text
 
 log = logging.getLogger("tiger.data")
 
