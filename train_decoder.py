@@ -22,9 +22,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from data.processed import RecDataset, SeqData, data_config, load_corpus
+from data.corpus import Corpus
+from data.processed import RecDataset, SeqData, data_config, load_corpus, time_mistakes
 from data.schemas import UserError
-from data.splits import Corpus, split_hash, statistics, time_bounds
+from data.splits import split_hash, time_bounds
+from data.statistics import statistics
 from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.report import evaluation_report
@@ -320,8 +322,8 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
     quantiles = settings["split_quantiles"]
     if len(quantiles) != 2 or not 0 < quantiles[0] < quantiles[1]:
         yield f"train.split_quantiles is {list(quantiles)}; it needs two shares above 0, the smaller one first"
-    if settings["split_by"] == "time" and settings["dataset"] is RecDataset.AMAZON:
-        yield "train.split_by = 'time' needs times and train.dataset AMAZON, P5's files, has none; take AMAZON_2014 or 'leave_one_out'"
+    if settings["split_by"] == "time":
+        yield from time_mistakes(data_config(settings))
     yield from shared_mistakes(settings, "decoder", shape)
 
 

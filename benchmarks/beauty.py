@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from data.corpus import Histories
 from data.processed import DataConfig, RecDataset, load_corpus
-from data.splits import Histories
 from modules.model import DecoderConfig
 from modules.runtime.device import Placement, place
 from modules.tokenizer.semids import SemanticIdTokenizer

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.splits import Histories
+from data.corpus import Histories
 
 
 class Windows(NamedTuple):

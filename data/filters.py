@@ -6,16 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from data.corpus_cache import LoadedCorpus
-from data.item_embeddings import field_text
+from data.corpus import Catalogue, Corpus, Histories, LoadedCorpus, finish_items
 from data.schemas import UserError
-from data.splits import Corpus, Histories
 
 if TYPE_CHECKING:
     import polars as pl
-
-MAX_TITLE = 1000
-"""Characters of a title or text that are kept; what is longer is cut and counted."""
 
 
 class Filters(NamedTuple):
@@ -25,15 +20,6 @@ class Filters(NamedTuple):
     k_core: int = 0  # users and items keep at least so many interactions, to a fixed point; 0 and 1 keep all
     max_history: int = 0  # the most recent interactions of a user that are kept; 0 keeps all
     cold_items: bool = True  # items left without an interaction stay in the catalogue
-
-
-class Catalogue(NamedTuple):
-    """Items as a source lists them."""
-
-    keys: Sequence[str]  # [I] external ids
-    titles: Sequence[str]  # [I] "" where the source has none
-    texts: Sequence[str]  # [I] "" where the source says nothing about the item
-    categories: Sequence[str]  # [I] "" where the source does not say
 
 
 def k_core(table: "pl.DataFrame", k: int) -> "pl.DataFrame":
@@ -172,29 +158,3 @@ def most_recent(histories: Histories, times: Tensor, count: int) -> tuple[Histor
     ends = torch.zeros_like(offsets)
     ends[1:] = kept.cumsum(0)
     return Histories(item_ids[chosen], ends), times[chosen]
-
-
-def finish_items(where: str, catalogue: Catalogue) -> tuple[Catalogue, list[str]]:
-    """Returns the catalogue without gaps, and notes on what was missing or too long."""
-    keys, titles, texts, categories = map(list, catalogue)
-    untitled, long, silent = 0, 0, 0
-    for row, (key, title, text) in enumerate(zip(keys, titles, texts)):
-        untitled += not title
-        silent += not text
-        long += max(len(title), len(text)) > MAX_TITLE
-        titles[row] = (title or name_of(key))[:MAX_TITLE]
-        texts[row] = (text or bare_text(key))[:MAX_TITLE]
-    notes = [f"{where}: {untitled:,} of {len(keys):,} items have no title and are called by their id"] if untitled else []
-    notes += [f"{where}: {silent:,} of {len(keys):,} items have no text at all; their id is their text"] if silent else []
-    notes += [f"{where}: {long:,} texts longer than {MAX_TITLE:,} characters were cut"] if long else []
-    return Catalogue(keys, titles, texts, categories), notes
-
-
-def bare_text(key: str) -> str:
-    """Returns the text of an item of which nothing is known but its id."""
-    return f"Title: {name_of(key)}"
-
-
-def name_of(key: str) -> str:
-    """Returns an id as it can be shown, never empty: one like "nan" counts as a missing value elsewhere."""
-    return field_text(key) or key.encode("unicode_escape").decode()

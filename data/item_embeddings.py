@@ -1,29 +1,27 @@
-"""Items as text and as vectors: the text template, sentence embeddings with a cache on disk, embeddings from a file.
+"""Items as vectors: sentence embeddings with a cache on disk, or embeddings from a file.
 
 Shape letters: I items, E text-embedding width.
 """
 
 import logging
-import math
 import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.corpus_cache import digest, file_sha256, write_whole
+from data.io.files import digest, file_sha256, write_whole
+from data.item_text import TEMPLATE_VERSION
 from data.schemas import UserError
 
 log = logging.getLogger("tiger.data")
-
-TEMPLATE_VERSION = 1
-"""Raise it when the same metadata would give another text: it is part of every cache's name."""
 
 READ_UP_TO = 2**31
 """Bytes of float32 up to which a file of embeddings is read into the memory; 700,000 items of 768."""
@@ -32,34 +30,13 @@ ROWS_AT_ONCE = 16384
 """Rows of a catalogue that are looked at together where it may not fit into the memory."""
 
 
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+class ItemData(NamedTuple):
+    """The catalogue as stage 1 reads it."""
 
-
-def field_text(value: object) -> str:
-    """Returns a metadata value as one line of text: lists joined by commas; "" for None, NaN, blanks and empty lists.
-
-    Control characters, which could steer a terminal, and halves of characters, which no file can hold, become blanks.
-    """
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    if isinstance(value, (list, tuple)):
-        return ", ".join(text for text in map(field_text, value) if text)
-    text = " ".join(CONTROL.sub(" ", str(value)).split())
-    return "" if text.lower() == "nan" else text
-
-
-def usable_id(key: str) -> bool:
-    """Can an id name something? Not when it is blank, or holds line breaks, control characters or halves of characters."""
-    return bool(key.strip()) and CONTROL.search(key) is None
-
-
-def item_text(fields: Iterable[tuple[str, object]]) -> str:
-    """Returns ``"Title: ..; Brand: ..; Price: .."`` from ordered (label, value) pairs, leaving out what is absent.
-
-    The result is empty when every value is.
-    """
-    pairs = ((label, field_text(value)) for label, value in fields)
-    return "; ".join(f"{label}: {text}" for label, text in pairs if text)
+    embeddings: Tensor  # [I, E] float32; float16 where a large file of such is mapped into the memory
+    keys: list[str]
+    titles: list[str]
+    embeddings_hash: str  # sha256 of the float32 bytes, first 16 hex digits
 
 
 def embed_texts(

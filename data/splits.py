@@ -1,4 +1,4 @@
-"""Interactions as histories: the splits, the leak check, statistics. Everything is vectorised over flat arrays.
+"""Training, validation and test parts of histories, and the check that none leaks into another. Vectorised over flat arrays.
 
 Protocol: a user's last item is the test target, the one before it the validation target, the rest trains; or two moments split all.
 
@@ -8,30 +8,11 @@ Shape letters: T interactions, U users, I items, V users with validation and tes
 import hashlib
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from data.corpus import Histories
 from data.schemas import UserError
-
-
-class Histories(NamedTuple):
-    """Everyone's items in two flat arrays: user u has ``item_ids[offsets[u] : offsets[u + 1]]``."""
-
-    item_ids: Tensor  # [T] int64, user after user, oldest first
-    offsets: Tensor  # [U+1] int64
-
-
-class Corpus(NamedTuple):
-    """A source after loading: the catalogue and everyone's history."""
-
-    item_keys: list[str]  # [I] external ids
-    titles: list[str]  # [I] for people; the external id where the source has no title
-    texts: list[str]  # [I] what the sentence encoder reads
-    categories: list[str]  # [I] what kind of item it is, for judging semantic IDs by; "" where the source does not say
-    user_keys: list[str]  # [U]
-    histories: Histories  # every interaction
-    times: Tensor | None = None  # [T] seconds, int64 or float64, one for each of the histories' item_ids; None: the source has none
 
 
 class Targets(NamedTuple):
@@ -60,26 +41,6 @@ class TimeSplit(NamedTuple):
     times: Tensor  # [T] of every interaction, int64 or float64
     validation_from: int | float  # whole where the times are: torch holds whole times against a fraction in float32, minutes off
     test_from: int | float
-
-
-class CorpusStatistics(NamedTuple):
-    """What a reader wants to know of a dataset before trusting a number computed on it."""
-
-    users: int
-    items: int
-    interactions: int
-    mean_length: float
-    median_length: float
-    train_targets: int  # positions from the second item to the last training item
-    unseen_test_share: float  # share of test targets that never occur in the training part
-
-    def describe(self) -> str:
-        """Returns one line for the start of a run."""
-        return (
-            f"{self.users:,} users, {self.items:,} items, {self.interactions:,} interactions "
-            f"(mean {self.mean_length:.2f}, median {self.median_length:g} a user), {self.train_targets:,} training targets, "
-            f"{self.unseen_test_share:.1%} of test items unseen in training"
-        )
 
 
 def leave_one_out(histories: Histories) -> Split:
@@ -192,27 +153,6 @@ def _hold(condition: Tensor, what: str, users: Tensor | None = None) -> None:
     if len(failed):
         user = int(failed[0] if users is None else users[failed[0]])
         raise AssertionError(f"leak check: user {user} {what} ({len(failed)} such cases)")
-
-
-def item_popularity(train: Histories, num_items: int) -> Tensor:
-    """Returns how often each item occurs in the training part, [I] int64."""
-    return torch.bincount(train.item_ids, minlength=num_items)
-
-
-def statistics(corpus: Corpus, split: Split | None = None) -> CorpusStatistics:
-    """Counts a corpus under a split of it; None: leave-one-out."""
-    lengths = corpus.histories.offsets.diff()
-    split = split or leave_one_out(corpus.histories)
-    unseen = item_popularity(split.train, len(corpus.item_keys))[split.items(split.test)] == 0
-    return CorpusStatistics(
-        users=len(lengths),
-        items=len(corpus.item_keys),
-        interactions=len(corpus.histories.item_ids),
-        mean_length=float(lengths.double().mean()) if len(lengths) else 0.0,
-        median_length=float(np.median(lengths.numpy())) if len(lengths) else 0.0,
-        train_targets=int((split.train.offsets.diff() - 1).clamp(min=0).sum()),
-        unseen_test_share=float(unseen.double().mean()) if len(unseen) else 0.0,
-    )
 
 
 def split_hash(histories: Histories, by: TimeSplit | None = None) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.corpus import Histories
 from data.sources.synthetic import BRANDS, KINDS, Planted, planted, titles_of
-from data.splits import Histories
 
 
 def write_p5(folder: Path, num_users: int = 200, num_items: int = 120, seed: int = 0, split: str = "beauty") -> Planted:

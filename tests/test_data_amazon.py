@@ -8,13 +8,12 @@ import zipfile
 import pytest
 import torch
 
-import data.amazon
-import data.corpus_cache
-from data.amazon import AmazonReviews
+import data.io.files
+import data.sources.p5
 from data.io.zip_archive import extract_members
 from data.processed import DataConfig, RecDataset, load_corpus
 from data.schemas import UserError
-from data.sources.p5 import read_p5
+from data.sources.p5 import AmazonReviews, read_p5
 from tests.synthetic import to_lists, write_p5
 
 SEQUENCES = "1 1 2 3 4 5\n2 2 6 1 3 4\n"
@@ -41,7 +40,7 @@ def write_split(folder, sequences=SEQUENCES, maps=MAPS, meta=None):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    monkeypatch.setattr(data.amazon, "P5_URL", "http://127.0.0.1:9/P5_data.zip")
+    monkeypatch.setattr(data.sources.p5, "P5_URL", "http://127.0.0.1:9/P5_data.zip")
 
 
 def test_a_split_is_read_with_ids_texts_and_titles(tmp_path):
@@ -158,8 +157,8 @@ def load(folder, force=False):
 
 def count_builds(monkeypatch):
     builds = []
-    read = data.amazon.read_p5
-    monkeypatch.setattr(data.amazon, "read_p5", lambda folder: builds.append(folder) or read(folder))
+    read = data.sources.p5.read_p5
+    monkeypatch.setattr(data.sources.p5, "read_p5", lambda folder: builds.append(folder) or read(folder))
     return builds
 
 
@@ -222,7 +221,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.corpus_cache.os, "fsync", stop)
+        patch.setattr(data.io.files.os, "fsync", stop)
         with pytest.raises(KeyboardInterrupt):
             load(tmp_path)
     assert list((tmp_path / "processed").iterdir()) == []
@@ -253,7 +252,7 @@ def zip_of(folder, archive, extra=()):
 
 
 def serve(monkeypatch, archive):
-    monkeypatch.setattr(data.amazon, "P5_URL", archive.as_uri())
+    monkeypatch.setattr(data.sources.p5, "P5_URL", archive.as_uri())
 
 
 def test_missing_files_are_taken_from_the_downloaded_archive_and_nothing_else_is(tmp_path, monkeypatch):
@@ -335,7 +334,7 @@ def test_a_damaged_archive_and_one_without_the_split_are_told(tmp_path):
 @pytest.mark.parametrize("split", ["Beauty", "electronics", "../beauty"])
 def test_an_unknown_split_is_answered_with_the_known_ones(tmp_path, split):
     for loader in (lambda: load_corpus(DataConfig(RecDataset.AMAZON, str(tmp_path), split)), lambda: AmazonReviews(str(tmp_path), split)):
-        with pytest.raises(UserError, match="beauty, sports, toys"):
+        with pytest.raises(UserError, match="beauty, sports or toys"):
             loader()
 
 

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.filters import MAX_TITLE, Catalogue, Filters, assemble, k_core, most_recent
+from data.corpus import MAX_TITLE, Catalogue
+from data.filters import Filters, assemble, k_core, most_recent
 from data.schemas import UserError
 from tests.synthetic import to_histories, to_lists
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.corpus_cache import whole_file, write_whole
+from data.io.files import whole_file, write_whole
 from data.schemas import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def test_a_disk_that_cannot_be_written_is_a_user_error(tmp_path, monkeypatch, nu
     def fail(descriptor):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("data.corpus_cache.os.fsync", fail)
+    monkeypatch.setattr("data.io.files.os.fsync", fail)
     with pytest.raises(UserError, match=r"cannot write .*file\.bin .*free space or choose a folder"):
         write_whole(tmp_path / "file.bin", b"content")
     assert list(tmp_path.iterdir()) == []
@@ -65,7 +65,7 @@ def test_a_disk_that_cannot_be_written_is_a_user_error(tmp_path, monkeypatch, nu
 @pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
 def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path):
     code = (
-        "import resource, sys; from data.corpus_cache import write_whole; from data.schemas import UserError\n"
+        "import resource, sys; from data.io.files import write_whole; from data.schemas import UserError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "from pathlib import Path\n"
         "try: write_whole(Path(sys.argv[1]) / 'file.bin', b'x' * 5000)\n"

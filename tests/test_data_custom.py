@@ -5,11 +5,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-import data.custom
-from data.custom import load_custom, main
+import data.sources.custom
+from data.custom import main
 from data.filters import Filters
 from data.processed import DataConfig, RecDataset, load_corpus, load_items
 from data.schemas import UserError
+from data.sources.custom import load_custom
 from tests.synthetic import to_lists, write_atomic, write_embeddings
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\nbo\t30\t5\t20\nann\t10\t3\t7\nbo\t10\t1\t10\nbo\t30\t5\t20\n"
@@ -117,8 +118,8 @@ def test_missing_files_are_told_with_the_way_to_get_them(tmp_path):
 
 def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     builds = []
-    read = data.custom.read_custom
-    monkeypatch.setattr(data.custom, "read_custom", lambda *paths: builds.append(1) or read(*paths))
+    read = data.sources.custom.read_custom
+    monkeypatch.setattr(data.sources.custom, "read_custom", lambda *paths: builds.append(1) or read(*paths))
     write(tmp_path)
     load_custom(tmp_path, "tiny")
     load_custom(tmp_path, "tiny")

@@ -1,19 +1,10 @@
 import pytest
 import torch
 
+from data.corpus import Corpus
 from data.schemas import UserError
-from data.splits import (
-    Corpus,
-    Targets,
-    TimeSplit,
-    check_no_leak,
-    item_popularity,
-    leave_one_out,
-    split_by_time,
-    split_hash,
-    statistics,
-    time_bounds,
-)
+from data.splits import Targets, TimeSplit, check_no_leak, leave_one_out, split_by_time, split_hash, time_bounds
+from data.statistics import item_popularity, statistics
 from tests.synthetic import to_histories, to_lists
 
 USERS = [[1, 2, 3, 4], [5, 6], [], [7, 8, 9], [4]]

@@ -278,7 +278,7 @@ def answer(mistake: Mistake, folder: Path) -> tuple[int, str]:
     given += [f"item_embeddings={folder}/items.npy", "vae_input_dim=32", "iterations=2", "autoencoder_steps=1", "device=cpu", "amp=False"]
     disk: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if mistake.disk:
-        disk = mock.patch("data.corpus_cache.os.replace", refuse_below(folder / "processed", mistake.disk))
+        disk = mock.patch("data.io.files.os.replace", refuse_below(folder / "processed", mistake.disk))
     with contextlib.redirect_stderr(shown), disk:
         code = run_script(train_rqvae.train, "", ["configs/rqvae_synthetic.gin", *given, *mistake.arguments], train_rqvae.check)
     return code, "\n".join(line for line in shown.getvalue().splitlines() if line.startswith(("error:", "  - ")))

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.corpus_cache import LoadedCorpus
-from data.custom import Files, load_custom, read_custom
+from data.corpus import LoadedCorpus
 from data.filters import Filters
 from data.io.zip_archive import extract_members
 from data.item_embeddings import load_embeddings
 from data.schemas import UserError
 from data.sources.amazon_raw import read_amazon_raw
+from data.sources.custom import Files, load_custom, read_custom
 from data.sources.ml_1m import read_ml1m
 from data.sources.ml_32m import read_ml32m
 from data.sources.p5 import read_p5

@@ -44,7 +44,7 @@ def test_movielens_is_copied_with_the_terms_of_its_owners_and_loads(tmp_path, mo
         assert words in printed
 
     from data.processed import DataConfig, RecDataset, load_corpus
-    from data.splits import statistics
+    from data.statistics import statistics
 
     corpus = load_corpus(DataConfig(RecDataset.CUSTOM, str(tmp_path), "ml-100k"))
     numbers = statistics(corpus)

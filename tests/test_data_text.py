@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import data.item_embeddings
-from data.item_embeddings import embed_texts, item_text, load_embeddings
+from data.item_embeddings import embed_texts, load_embeddings
+from data.item_text import item_text
 from data.processed import DataConfig, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from tests.synthetic import write_embeddings, write_p5
@@ -102,7 +103,7 @@ def test_an_interrupted_encoding_leaves_nothing(tmp_path, encoder, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data.corpus_cache.os.fsync", stop)
+    monkeypatch.setattr("data.io.files.os.fsync", stop)
     with pytest.raises(KeyboardInterrupt):
         embed_texts(["a"], "org/model", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from data.io.tables import Table, check_file, check_header, not_utf8
-from data.item_embeddings import field_text
+from data.io.text import field_text
 from data.schemas import UserError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from data.corpus_cache import UNWRITABLE
+from data.io.files import UNWRITABLE
 from data.schemas import UserError
 
 log = logging.getLogger("tiger.data")

@@ -1,27 +1,22 @@
-"""Tables from files that are not trusted: jsonl, parquet and lines with any separator, with a place for every complaint.
+"""Tables from files that are not trusted: parquet and lines with any separator, with a place for every complaint.
 
 A ``Table`` knows where each of its rows stands, so that whoever finds one wrong can name file and line. The whole of a file is read by
 polars; a file that polars refuses is gone through once more, record by record, to find the line.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
-from data.item_embeddings import CONTROL, field_text
+from data.io.text import CONTROL, field_text
 from data.schemas import UserError
 
 if TYPE_CHECKING:
     import polars as pl
 
-
 SHOWN = 6
 """Lines that a complaint names; of the others it says how many they are."""
-
-MOMENTS = ("time", "timestamp")
-"""Columns in which dates are as good as numbers."""
 
 TYPED = re.compile(r":(token|float)(_seq)?$")
 """What RecBole's atomic files write behind a column's name."""
@@ -156,76 +151,6 @@ def read_lines(path: Path, separator: str, needed: Sequence[str], expected: str,
     return table.with_frame(table.frame.select(fields.alias("fields")).unnest("fields"))
 
 
-def read_jsonl(path: Path, needed: Sequence[str], expected: str) -> Table:
-    """Reads one JSON object a line; blank lines are passed over. Columns keep the types that polars finds in them.
-
-    Raises:
-        UserError: no such file, a line that is no JSON object, or one that lacks a needed key.
-    """
-    import polars as pl
-
-    check_file(path, expected)
-    frame = None
-    try:
-        frame = pl.read_ndjson(path, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError):
-        frame = _parse_json_lines(path, expected)
-
-    def place(row: int) -> str:
-        filled = [number for number, line in enumerate(path.read_bytes().split(NEWLINE), start=1) if line.strip()]
-        return f"{path}:{filled[row]}" if row < len(filled) else f"{path}, row {row + 1}"
-
-    table = Table(path, frame, place)
-    if not len(frame):
-        raise UserError(f"{path} has no rows; expected {expected}")
-    absent = [name for name in needed if name not in frame.columns]
-    if absent:
-        raise UserError(f"{path}:1 lacks the key {absent[0]}; expected {expected}; mend the file")
-    for name in needed:
-        table.refuse_first(pl.col(name).is_null(), f"has no {name}; expected {expected}; mend the line")
-    return table
-
-
-def parse_json(text: str) -> object:
-    """Returns a JSON value; unlike ``json.loads`` it takes NaN and Infinity, which JSON does not have, for an error.
-
-    Raises:
-        ValueError, RecursionError: it is not JSON.
-    """
-    return json.loads(text, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _parse_json_lines(path: Path, expected: str) -> "pl.DataFrame":
-    """The slow way, for a file whose values change their type from line to line, or that has a bad line; values become text."""
-    import polars as pl
-
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(NEWLINE), start=1):
-        if line.strip():
-            try:
-                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise not_utf8(f"{path}:{number}", expected) from error
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number} is not JSON; expected {expected}; mend the line") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number} is not a JSON object; expected {expected}; mend the line")
-            rows.append({name: _plain(value) for name, value in row.items()})
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return pl.DataFrame({name: [row.get(name) for row in rows] for name in names}, schema=dict.fromkeys(names, pl.String))
-
-
-def _plain(value: object) -> str | None:
-    if value is None:
-        return None
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text.encode("utf-8", "replace").decode()  # JSON can hold halves of characters
-
-
 def read_parquet(path: Path, needed: Sequence[str], expected: str) -> Table:
     """Reads a parquet file.
 
@@ -248,47 +173,3 @@ def read_parquet(path: Path, needed: Sequence[str], expected: str) -> Table:
     for name in needed:
         table.refuse_first(pl.col(name).is_null(), f"has no {name}; expected {expected}; mend the row")
     return table
-
-
-def parse_numbers(table: Table, name: str, whole: bool = False) -> "pl.Series":
-    """Returns a column as whole numbers where every value is one, else as fractions.
-
-    Args:
-        table: has the column as text, as numbers or, where it is a time, as dates.
-        name: the column.
-        whole: refuse fractions.
-
-    Raises:
-        UserError: a value that is missing, no number, NaN, infinite or out of range, or a column of another kind.
-    """
-    import polars as pl
-
-    column = table.frame[name]
-    kind = column.dtype
-    if kind in (pl.Date, pl.Datetime) and name in MOMENTS:
-        column = column.cast(pl.Datetime("us"), strict=False).dt.epoch("us") / 1_000_000
-    elif kind in (pl.String, pl.Categorical, pl.Enum):
-        column = column.cast(pl.String).str.strip_chars()
-    elif kind == pl.Decimal:
-        column = column.cast(pl.Float64)
-    elif not kind.is_numeric():
-        raise UserError(f"{table.path}: {name} holds {kind}; expected numbers; mend the file")
-    if kind in (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32) and column.null_count() == 0:
-        return column
-    number = f"{'whole ' if whole else ''}number"
-    exact = column.cast(pl.Int64, strict=False) if not column.dtype.is_float() else None
-    if exact is not None and (exact.null_count() == 0 or kind.is_integer()):
-        table.with_frame(pl.DataFrame({"bad": exact.is_null()})).refuse_first(
-            pl.col("bad"), f"has a {name} that is no {number}; mend the line"
-        )
-        return exact
-    numbers = column.cast(pl.Float64, strict=False)
-    bad = (~numbers.is_finite()).fill_null(True)
-    if whole:
-        bad |= (numbers != numbers.round()) | (numbers.abs() >= 2.0**63)
-    checked = table.with_frame(pl.DataFrame({"bad": bad, "blurred": numbers.abs() > 2.0**53}))
-    checked.refuse_first(pl.col("bad"), f"has a {name} that is no {number}; mend the line")
-    if exact is not None:  # text: some of it whole, some not
-        blurred = f"has a {name} beyond 2^53, which a column with fractions cannot hold exactly; write whole numbers or smaller units"
-        checked.refuse_first(pl.col("blurred"), blurred)
-    return numbers.cast(pl.Int64) if whole else numbers

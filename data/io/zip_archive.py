@@ -8,7 +8,7 @@ import zlib
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
-from data.corpus_cache import whole_file
+from data.io.files import whole_file
 from data.schemas import UserError
 
 MAX_MEMBER_BYTES = 4 << 30

@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import NamedTuple
 
-from data.filters import Catalogue
+from data.corpus import Catalogue
 from data.io.tables import check_file
-from data.item_embeddings import field_text, item_text, usable_id
+from data.io.text import field_text, usable_id
+from data.item_text import item_text
 from data.schemas import UserError
 
 MAX_LINE = 1 << 24

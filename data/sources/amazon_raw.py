@@ -14,13 +14,16 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from data.corpus_cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
+from data.corpus import LoadedCorpus
+from data.corpus_cache import cached_corpus, corpus_path
 from data.filters import Filters, codes_of, drop_cold, finish, keep_interactions
 from data.io.csv_file import read_csv
 from data.io.download import fetch
+from data.io.files import raw_fingerprint
 from data.io.json_lines import read_json_lines
-from data.io.tables import bad_ids, parse_numbers, refuse
-from data.item_embeddings import TEMPLATE_VERSION
+from data.io.numbers import parse_numbers
+from data.io.tables import bad_ids, refuse
+from data.item_text import TEMPLATE_VERSION
 from data.schemas import UserError
 from data.sources.amazon_metadata import describe, read_json, read_literals
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.filters import Catalogue
-from data.item_embeddings import field_text, item_text
+from data.corpus import Catalogue
+from data.io.text import field_text
+from data.item_text import item_text
 from data.schemas import UserError
 
 if TYPE_CHECKING:

@@ -9,11 +9,15 @@ Movies that nobody rated stay in the catalogue unless ``Filters.cold_items`` is 
 
 from pathlib import Path
 
-from data.corpus_cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
-from data.filters import Catalogue, Filters, assemble, codes_of
-from data.io.tables import Table, is_utf8, parse_numbers, read_lines
-from data.item_embeddings import TEMPLATE_VERSION
+from data.corpus import Catalogue, LoadedCorpus
+from data.corpus_cache import cached_corpus, corpus_path
+from data.filters import Filters, assemble, codes_of
+from data.io.files import raw_fingerprint
+from data.io.numbers import parse_numbers
+from data.io.tables import Table, is_utf8, read_lines
+from data.item_text import TEMPLATE_VERSION
 from data.sources.movielens import describe_movies, fetch_archive
+from data.sources.registry import DataConfig, Source
 
 PARSER_VERSION = 2
 """Raise it when the same raw files would give another corpus."""
@@ -68,3 +72,11 @@ def movie_corpus(items: Table, rated: Table, filters: Filters) -> LoadedCorpus:
     table = pl.DataFrame({"user": users, "item": rows, "time": parse_numbers(rated, "time"), "rating": parse_numbers(rated, "rating")})
     catalogue = Catalogue(movies.cast(pl.String).to_list(), *described)
     return assemble(str(rated.path), str(items.path), catalogue, table, filters)
+
+
+def load(config: DataConfig, filters: Filters) -> LoadedCorpus:
+    """Returns the corpus."""
+    return load_ml1m(Path(config.folder), filters, config.force_process)
+
+
+SOURCE = Source(load, splits=(SPLIT,), max_history=200, keeps_cold=True)

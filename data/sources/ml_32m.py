@@ -8,17 +8,19 @@ Read by polars' streaming engine. Movies that nobody rated stay in the catalogue
 
 from pathlib import Path
 
-from data.corpus_cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
+from data.corpus import LoadedCorpus
+from data.corpus_cache import cached_corpus, corpus_path
 from data.filters import Filters
 from data.io.csv_file import csv_header, read_csv
-from data.item_embeddings import TEMPLATE_VERSION
+from data.io.files import raw_fingerprint
+from data.item_text import TEMPLATE_VERSION
 from data.sources.ml_1m import movie_corpus
 from data.sources.movielens import fetch_archive
+from data.sources.registry import DataConfig, Source
 
 PARSER_VERSION = 1
 """Raise it when the same raw files would give another corpus."""
 
-SPLITS = ("ml-32m", "ml-25m", "ml-latest-small", "ml-latest")
 MOVIES, RATINGS = FILES = ("movies.csv", "ratings.csv")
 
 
@@ -45,3 +47,11 @@ def read_ml32m(movies: Path, ratings: Path, filters: Filters) -> LoadedCorpus:
     items = items.with_frame(items.frame.rename({"movieId": "movie"}))
     rated = rated.with_frame(rated.frame.rename({"userId": "user", "movieId": "movie", "timestamp": "time"}))
     return movie_corpus(items, rated, filters)
+
+
+def load(config: DataConfig, filters: Filters) -> LoadedCorpus:
+    """Returns the archive that the split names."""
+    return load_ml32m(Path(config.folder), config.split, filters, config.force_process)
+
+
+SOURCE = Source(load, splits=("ml-32m", "ml-25m", "ml-latest-small", "ml-latest"), max_history=200, keeps_cold=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.io.download import fetch
+from data.io.text import field_text
 from data.io.zip_archive import extract_members
-from data.item_embeddings import field_text, item_text
+from data.item_text import item_text
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 YEAR = re.compile(r"(.*\S)\s*\((\d{4})(?:\s*[-\N{EN DASH}]\s*(?:\d{4})?)?\)\s*", re.DOTALL)

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data.corpus_cache import UNWRITABLE
+from data.io.files import UNWRITABLE
 from data.schemas import UserError
 from modules.runtime.ginfile import ROOT, Binding, Reading
 from modules.runtime.gintext import Name

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 
-from data.processed import SPLITS, data_config, data_mistakes
+from data.processed import data_config, data_mistakes
 from data.schemas import UserError
 from modules.runtime.hub import check_push
-from modules.runtime.spelling import did_you_mean, one_of
+from modules.runtime.spelling import did_you_mean
 
 
 def shared_mistakes(settings: Mapping[str, object], pushed: str, shape: Callable[[Mapping[str, object]], object]) -> Iterator[str]:
@@ -17,12 +17,7 @@ def shared_mistakes(settings: Mapping[str, object], pushed: str, shape: Callable
         pushed: what the script shares, "vae" or "decoder", as its parameters are named.
         shape: makes the model's config from the parameters, and refuses what cannot be.
     """
-    data = data_config(settings)
-    known = SPLITS.get(data.dataset, (data.split,))
-    if data.split not in known:
-        near = did_you_mean(data.split, known)
-        yield f"train.dataset_split is {data.split!r}; train.dataset {data.dataset.name} has {one_of(known)}{near}"
-    yield from data_mistakes(data)
+    yield from data_mistakes(data_config(settings), did_you_mean)
     if settings["amp"] and settings["mixed_precision_type"] == "fp16" and settings["device"] in ("cpu", "mps"):
         yield f"train.mixed_precision_type = 'fp16' is for CUDA and train.device is {settings['device']!r}; set it to 'bf16'"
     if settings["wandb_logging"] and find_spec("wandb") is None:
