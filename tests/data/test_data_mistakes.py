@@ -1,6 +1,6 @@
 """Bad input for every loader, and the sentence that each gets; what can be mended is mended and counted.
 
-``python -m tests.test_data_mistakes`` prints both as tables.
+``python -m tests.data.test_data_mistakes`` prints both as tables.
 """
 
 import contextlib

@@ -198,6 +198,6 @@ def test_items_come_with_embeddings_from_a_file_or_an_encoder(tmp_path, encoder)
 def test_importing_the_data_room_loads_no_heavy_library():
     heavy = ("polars", "torch_geometric", "sentence_transformers", "pandas")
     code = f"import sys, data.processed; print([name for name in {heavy} if name in sys.modules])"
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,7 +11,7 @@ import pytest
 from data.io.files import whole_file, write_whole
 from data.schemas import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
