@@ -13,4 +13,10 @@ def load(config: DataConfig, filters: Filters) -> LoadedCorpus:
     return LoadedCorpus(reviews.corpus, reviews.notes)
 
 
-SOURCE = Source(load, splits=("beauty", "sports", "toys"), has_times=False, prepared=Prepared("P5", "5-core", "AMAZON_2014"))
+SOURCE = Source(
+    load,
+    splits=("beauty", "sports", "toys"),
+    keeps_cold=True,
+    has_times=False,
+    prepared=Prepared("P5", "5-core", "AMAZON_2014"),
+)

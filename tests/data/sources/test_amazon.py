@@ -14,6 +14,7 @@ from data.io.zip_archive import extract_members
 from data.processed import DataConfig, RecDataset, load_corpus
 from data.schemas import UserError
 from data.sources.p5 import AmazonReviews, read_p5
+from tests.examples import Example
 from tests.synthetic import to_lists, write_p5
 
 SEQUENCES = "1 1 2 3 4 5\n2 2 6 1 3 4\n"
@@ -341,3 +342,6 @@ def test_an_unknown_split_is_answered_with_the_known_ones(tmp_path, split):
 def test_an_unknown_source_is_answered_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"%data.processed.RecDataset.AMAZON, %data.processed.RecDataset.CUSTOM"):
         load_corpus(DataConfig("AMAZON", str(tmp_path), "beauty"))
+
+
+EXAMPLES = [Example(RecDataset.AMAZON, "beauty", lambda folder, split, users, items: write_p5(folder, users, items, split=split))]

@@ -10,6 +10,7 @@ from data.processed import DataConfig, RecDataset, load_corpus
 from data.schemas import UserError
 from data.sources.amazon_raw import load_amazon_raw
 from data.sources.p5 import read_p5
+from tests.examples import Example
 from tests.synthetic import to_lists, write_amazon_raw, write_p5
 
 REVIEWS = [
@@ -216,3 +217,9 @@ def test_metadata_whose_download_broke_are_fetched_by_the_next_call(tmp_path, mo
     (tmp_path / "raw" / "meta_Beauty.json.gz.part").write_bytes(b"half")
     assert load(tmp_path).corpus.titles[0] == "Soap & Co"
     assert calls == ["meta_Beauty.json.gz", "meta_Beauty.json.gz", "reviews_Beauty_5.json.gz", "meta_Beauty.json.gz"]
+
+
+EXAMPLES = [
+    Example(RecDataset.AMAZON_2014, "Beauty", lambda folder, split, *size: write_amazon_raw(folder, 2014, split, *size), users=900),
+    Example(RecDataset.AMAZON_2023, "All_Beauty", lambda folder, split, *size: write_amazon_raw(folder, 2023, split, *size), users=900),
+]

@@ -11,7 +11,8 @@ from data.filters import Filters
 from data.processed import DataConfig, RecDataset, load_corpus, load_items
 from data.schemas import UserError
 from data.sources.custom import load_custom
-from tests.synthetic import to_lists, write_atomic, write_embeddings
+from tests.examples import Example
+from tests.synthetic import to_lists, write_atomic, write_embeddings, write_tables
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\nbo\t30\t5\t20\nann\t10\t3\t7\nbo\t10\t1\t10\nbo\t30\t5\t20\n"
 ITEM = (
@@ -332,3 +333,6 @@ def test_the_next_command_repeats_what_was_given_and_can_be_run(tmp_path, capsys
         'columns=["item=sku"]',
         "k_core=1",
     ]
+
+
+EXAMPLES = [Example(RecDataset.CUSTOM, "mine", write_tables), Example(RecDataset.CUSTOM, "ml-100k", write_atomic)]

@@ -8,6 +8,7 @@ from data.schemas import UserError
 from data.sources.ml_1m import load_ml1m, read_ml1m
 from data.sources.ml_32m import load_ml32m
 from data.sources.movielens import describe_movies
+from tests.examples import Example
 from tests.synthetic import to_lists, write_movielens
 
 MOVIES_DAT = "1::Ox Tale (1995)::Animation|Children's\n2::Misérables, Les (1998)::Drama\n7::Nobody's Film (2000)::Comedy\n"
@@ -223,3 +224,9 @@ def test_a_copy_of_ml_1m_in_utf_8_keeps_its_letters(tmp_path):
 def test_what_polars_would_say_in_its_own_words_has_a_line(tmp_path, files, sentence):
     with pytest.raises(UserError, match=sentence):
         load(write(tmp_path, "ml-latest-small", **files), "ml-latest-small")
+
+
+EXAMPLES = [
+    Example(RecDataset.ML_1M, "ml-1m", write_movielens, users=300),
+    Example(RecDataset.ML_32M, "ml-latest-small", write_movielens, users=300),
+]

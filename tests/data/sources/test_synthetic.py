@@ -5,6 +5,7 @@ from data.processed import DataConfig, RecDataset, SeqData, load_corpus
 from data.sources.synthetic import Planted, ceiling, planted
 from evaluate.baselines import LastItemMarkov
 from evaluate.metrics import tie_order
+from tests.examples import Example
 from tests.synthetic import to_lists
 
 
@@ -35,3 +36,6 @@ def test_counting_successors_comes_close_to_the_ceiling(tmp_path):
     hits = [markov.recommend(batch, 1, True)[:, 0] == batch.targets[:, 0] for batch in data.eval_batches("test", 500)]
     known = ceiling(planted(2000, 400))
     assert known - 0.05 < np.mean(np.concatenate(hits)) < known + 0.02  # 2,000 users: a deviation of .01
+
+
+EXAMPLES = [Example(RecDataset.SYNTHETIC, "planted", lambda folder, split, users, items: None)]
