@@ -19,8 +19,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from data.interactions import Corpus, split_hash, statistics, time_bounds
+from data.corpus import Corpus
 from data.processed import SeqData, load_corpus
+from data.splits import split_hash, time_bounds
+from data.statistics import statistics
 from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.report import evaluation_report

@@ -24,9 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from data.cooccurrence import append_collaborative
-from data.interactions import Corpus, leave_one_out, split_hash, statistics
+from data.corpus import Corpus
 from data.processed import ItemData, load_corpus, load_items
 from data.schemas import UserError
+from data.splits import leave_one_out, split_hash
+from data.statistics import statistics
 from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health
 from evaluate.doctor import collapse_warnings, diagnose, few_items_warning

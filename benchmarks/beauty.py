@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from data.interactions import Histories
+from data.corpus import Histories
 from data.processed import DataConfig, RecDataset, load_corpus
 from modules.model import DecoderConfig
 from modules.runtime.device import Placement, place

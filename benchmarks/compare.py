@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.timing import save, table
-from data.interactions import split_hash, time_bounds
 from data.processed import SeqData, load_corpus
 from data.schemas import UserError
+from data.splits import split_hash, time_bounds
 from evaluate.metrics import tie_order
 from evaluate.report import Evaluation, paired_gain
 from modules.runtime.config.main import resolve

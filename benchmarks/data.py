@@ -21,8 +21,8 @@ import numpy as np
 import polars as pl
 
 from benchmarks.timing import save, table
-from data.interactions import statistics
 from data.processed import DataConfig, RecDataset, load_corpus
+from data.statistics import statistics
 
 ROWS, USERS, MOVIES = 32_000_204, 200_948, 87_585
 CHUNK = 4_000_000

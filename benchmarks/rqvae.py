@@ -36,7 +36,7 @@ from torch import Tensor
 from benchmarks.products import flops, recorded, replay
 from benchmarks.rqvae_peers import AroundResidualVQ, PeerTraining, Straightforward
 from benchmarks.timing import RESULTS, Job, compare, medians, save, table
-from data.text import load_embeddings
+from data.item_embeddings import load_embeddings
 from init.kmeans import kmeans
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.config.declaration import filled

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from data.interactions import Histories, check_no_leak, leave_one_out, split_hash
-from data.processed import ItemData
+from data.corpus import Histories
+from data.item_embeddings import ROWS_AT_ONCE, ItemData
 from data.schemas import UserError
-from data.text import ROWS_AT_ONCE
+from data.splits import check_no_leak, leave_one_out, split_hash
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -1,47 +1,5 @@
-"""MovieLens 32M, and every archive of its layout (ml-25m, ml-latest-small): ``<folder>/raw/<split>/movies.csv`` and ``ratings.csv``.
+"""MovieLens 32M, where users look for it; it is read by ``data.sources.ml_32m``."""
 
-    movies.csv    movieId,title,genres       titles with commas are quoted
-    ratings.csv   userId,movieId,rating,timestamp
+from data.sources.ml_32m import load_ml32m, read_ml32m
 
-Read by polars' streaming engine. Movies that nobody rated stay in the catalogue unless ``Filters.cold_items`` is off.
-"""
-
-from pathlib import Path
-
-from data.assemble import Filters
-from data.cache import LoadedCorpus, cached_corpus, corpus_path, raw_fingerprint
-from data.csvfile import csv_header, read_csv
-from data.ml1m import movie_corpus
-from data.movielens import fetch_archive
-from data.text import TEMPLATE_VERSION
-
-PARSER_VERSION = 1
-"""Raise it when the same raw files would give another corpus."""
-
-SPLITS = ("ml-32m", "ml-25m", "ml-latest-small", "ml-latest")
-MOVIES, RATINGS = FILES = ("movies.csv", "ratings.csv")
-
-
-def load_ml32m(folder: Path, split: str, filters: Filters, force_process: bool = False) -> LoadedCorpus:
-    """Returns the corpus, from the cache when these files have been read with these filters before; downloads what is missing.
-
-    Raises:
-        UserError: files that are missing and cannot be downloaded, or that are not what they should be, with the line.
-    """
-    movies, ratings = fetch_archive(folder, split, FILES)
-    path = corpus_path(folder, split, TEMPLATE_VERSION, PARSER_VERSION, filters, raw_fingerprint([movies, ratings]))
-    return cached_corpus(path, lambda: read_ml32m(movies, ratings, filters), force=force_process)
-
-
-def read_ml32m(movies: Path, ratings: Path, filters: Filters) -> LoadedCorpus:
-    """Reads the two files into a corpus; items stand in the order of their file."""
-    import polars as pl
-
-    csv_header(movies, ("movieId", "title", "genres"), "MovieLens' movies.csv")
-    described = {"movieId": pl.Int32, "title": pl.String, "genres": pl.String}
-    items = read_csv(movies, ("movieId",), "MovieLens' movies.csv", described)
-    types = {"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64}
-    rated = read_csv(ratings, tuple(types), "MovieLens' ratings.csv", types)
-    items = items.with_frame(items.frame.rename({"movieId": "movie"}))
-    rated = rated.with_frame(rated.frame.rename({"userId": "user", "movieId": "movie", "timestamp": "time"}))
-    return movie_corpus(items, rated, filters)
+__all__ = ["load_ml32m", "read_ml32m"]

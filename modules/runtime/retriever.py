@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data.cache import write_whole
+from data.io.files import write_whole
 from data.schemas import PAD, SeqBatch, UserError
 from modules.decoding import SearchResult
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel

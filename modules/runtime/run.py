@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from filelock import FileLock, Timeout
 
-from data.cache import write_whole
+from data.io.files import write_whole
 from data.schemas import UserError
 from evaluate.plots import png
 from modules.runtime.checkpoint import WEIGHTS, checkpoints

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from data.cache import UNWRITABLE
+from data.io.files import UNWRITABLE
 from data.schemas import UserError
 from modules.runtime.config.aliases import NONE_IS, translate
 from modules.runtime.config.declaration import OptionMistakes, Options, declared_options, hints_of, mentioned

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from data.processed import RecDataset
+from data.processed import time_mistakes
 from modules.model import DecoderConfig
 from modules.quantize import QuantizeForwardMode
 from modules.runtime.config.declaration import declared_options, filled, option
@@ -123,8 +123,8 @@ class DecoderOptions(RunOptions, DataOptions):
             )
         if len(quantiles) != 2 or not 0 < quantiles[0] < quantiles[1]:
             yield f"train.split_quantiles is {list(quantiles)}; it needs two shares above 0, the smaller one first"
-        if self.split_by == "time" and self.dataset is RecDataset.AMAZON:
-            yield "train.split_by = 'time' needs times and train.dataset AMAZON, P5's files, has none; take AMAZON_2014 or 'leave_one_out'"
+        if self.split_by == "time":
+            yield from time_mistakes(self.data)
 
     def repeated(self) -> dict[str, Repeated]:
         """The options of stage 1 that this config repeats, by name."""

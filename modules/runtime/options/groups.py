@@ -6,10 +6,10 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Literal
 
-from data.processed import SPLITS, DataConfig, RecDataset, data_mistakes
+from data.processed import DataConfig, RecDataset, data_mistakes
 from data.schemas import UserError
 from modules.runtime.config.declaration import Options, filled, option
-from modules.runtime.config.suggest import did_you_mean, one_of
+from modules.runtime.config.suggest import did_you_mean
 from modules.runtime.config.types import Count, Device, FolderName, Natural, NonNegative, Seed, Text
 from modules.runtime.hub_names import check_push
 
@@ -56,11 +56,7 @@ class DataOptions(Options):
     def rules(self) -> Iterator[str]:
         """See Options."""
         yield from super().rules()
-        known = SPLITS.get(self.dataset, (self.dataset_split,))
-        if self.dataset_split not in known:
-            near = did_you_mean(self.dataset_split, known)
-            yield f"train.dataset_split is {self.dataset_split!r}; train.dataset {self.dataset.name} has {one_of(known)}{near}"
-        yield from data_mistakes(self.data)
+        yield from data_mistakes(self.data, did_you_mean)
 
 
 @dataclass(frozen=True, kw_only=True)
