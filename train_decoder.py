@@ -147,11 +147,10 @@ def train(
     """Trains the encoder-decoder on semantic IDs and reports it beside the baselines.
 
     Args:
-        dataset: the source: AMAZON (2014 5-core as P5 packed it), AMAZON_2014 and AMAZON_2023 (the raw files of any category), ML_1M,
-            ML_32M (and what has its layout), CUSTOM (your own files) or SYNTHETIC.
+        dataset: the source; the README's table of data says what each holds.
         dataset_folder: where raw files lie or are downloaded to (raw/) and caches are kept (processed/).
-        dataset_split: beauty, sports or toys for AMAZON; a category for its raw files; ml-1m; ml-32m, ml-25m or ml-latest-small for
-            ML_32M; the files' name for CUSTOM. The run directory is named after it.
+        dataset_split: the part of the source that is read, as that table names it; for CUSTOM the files' name. The run directory is named
+            after it.
         force_dataset_process: read the raw files again although a cache exists.
         min_rating: interactions rated lower are dropped; 0 keeps all.
         k_core: users and items with fewer interactions are dropped until all have so many; 0 keeps all.
