@@ -21,18 +21,13 @@ Distance = Literal["l2", "cosine"]
 class DataOptions(Options):
     """Which data, and what of it is kept."""
 
-    dataset: RecDataset = option(
-        RecDataset.AMAZON,
-        "the source: AMAZON (2014 5-core as P5 packed it), AMAZON_2014 and AMAZON_2023 (the raw files of any category), ML_1M, ML_32M (and "
-        "what has its layout), CUSTOM (your own files) or SYNTHETIC.",
-    )
+    dataset: RecDataset = option(RecDataset.AMAZON, "the source; the README's table of data says what each holds.")
     dataset_folder: Text = option(
         "dataset/amazon", "where raw files lie or are downloaded to (raw/) and caches are kept (processed/).", sets="folder", path=True
     )
     dataset_split: Text = option(
         "beauty",
-        "beauty, sports or toys for AMAZON; a category for its raw files; ml-1m; ml-32m, ml-25m or ml-latest-small for ML_32M; the files' "
-        "name for CUSTOM. The run directory is named after it.",
+        "the part of the source that is read, as that table names it; for CUSTOM the files' name. The run directory is named after it.",
         sets="split",
     )
     force_dataset_process: bool = option(False, "read the raw files again although a cache exists.", sets="force_process", may_differ=True)
