@@ -163,16 +163,13 @@ class SASRec(nn.Module):
         states = self.states(batch.item_ids, table)
         width = batch.targets.shape[1]
         states = _last_states(states, batch.item_ids).unsqueeze(1) if width == 1 else states[:, -width:]
-        real = batch.targets != PAD
-        states, targets = states[real], batch.targets[real]
-        if len(targets) == 0:
-            return SASRecOutput(states.sum() * 0.0 + self.item_embedding.weight[0].sum() * 0.0)
+        states, targets = states.flatten(0, 1), batch.targets.flatten()  # PAD targets stay: to drop them would wait for a GPU
         if table is not None:
-            return SASRecOutput(nn.functional.cross_entropy((states @ table.to(states.dtype).T).float(), targets))
+            summed = nn.functional.cross_entropy((states @ table.to(states.dtype).T).float(), targets, ignore_index=PAD, reduction="sum")
+            return SASRecOutput(summed / (targets != PAD).sum().clamp_min(1))
         sample = torch.randint(self.num_items, (self.config.sampled_items,), device=targets.device)
-        return SASRecOutput(
-            sampled_softmax_loss(states, self.item_vectors(targets), targets, self.item_vectors(sample), sample, self.num_items)
-        )
+        vectors, own = self.item_vectors(sample), self.item_vectors(targets.clamp_min(0))
+        return SASRecOutput(sampled_softmax_loss(states, own, targets, vectors, sample, self.num_items))
 
     def scores(self, batch: SeqBatch) -> Tensor:
         """Every item's score after each history; targets are not read.
@@ -203,20 +200,22 @@ def sampled_softmax_loss(
     Args:
         states: [T, D].
         target_vectors: [T, D].
-        targets: [T] item ids.
+        targets: [T] item ids, PAD where there is none.
         vectors: [M, D], of the sample.
         sample: [M] item ids.
         num_items: I.
 
     Returns:
-        The mean over the targets, a scalar.
+        The mean over the targets that are there, a scalar.
     """
     own = (states.float() * target_vectors.float()).sum(-1, keepdim=True)
     hits = sample == targets.unsqueeze(1)
     others = (states @ vectors.to(states.dtype).T).float().masked_fill(hits, -torch.inf)
     drawn = (~hits).sum(1, keepdim=True).clamp_min(1)
     correction = math.log(max(num_items - 1, 1)) - drawn.log()
-    return (torch.logsumexp(torch.cat([own, others + correction], dim=1), dim=1) - own.squeeze(1)).mean()
+    losses = torch.logsumexp(torch.cat([own, others + correction], dim=1), dim=1) - own.squeeze(1)
+    real = targets != PAD
+    return losses.masked_fill(~real, 0.0).sum() / real.sum().clamp_min(1)
 
 
 def _last_states(states: Tensor, item_ids: Tensor) -> Tensor:

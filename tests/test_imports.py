@@ -17,6 +17,7 @@ RUNTIME = {
     "gintext.py": {"gin"},
     "run.py": {"filelock", "matplotlib"},
     "appraise.py": {"matplotlib"},
+    "light_gcn.py": {"torch_geometric"},
     "ranks.py": {"accelerate"},
     "trainer.py": {"tqdm"},
     "judge.py": {"tqdm"},

@@ -248,6 +248,16 @@ def test_a_batch_without_targets_has_a_loss_of_zero_that_reaches_the_weights():
     assert model.item_embedding.weight.grad is not None
 
 
+@pytest.mark.parametrize("limit", [100_000, 5])
+def test_places_without_a_target_change_no_loss(limit):
+    model = model_of(replace(SMALL, full_softmax_items=limit))
+    losses = []
+    for targets in ([[2, 3]], [[2, 3], [PAD, PAD]]):
+        torch.manual_seed(0)
+        losses.append(model(batch_of([[1, 2], [4, 5]][: len(targets)], targets)).loss)
+    torch.testing.assert_close(*losses)
+
+
 def test_an_empty_history_has_scores():
     empty = batch_of([[1], [2]])._replace(item_ids=torch.full((2, 3), PAD))
     with torch.no_grad():
