@@ -1,7 +1,7 @@
 """Rankers over whatever scores items: a trained model that scores the catalogue, or the memory, which scores a few items a history.
 
 Both rank by score, then by the order that breaks ties, and are deterministic.
-Shape letters: B batch, N history length, S barred items, I items, M candidates, k length of a ranked list.
+Shape letters: B batch, N history length, S barred items, I items, K candidates, T excluded items, k length of a ranked list.
 """
 
 from typing import Protocol
@@ -22,17 +22,13 @@ class Scorer(Protocol):
 
 
 class Memory(Protocol):
-    """Scores items from the last items of a history, as ``modules.memory.Memory`` does."""
+    """Scores a few items after a history, as ``modules.memory.Memory`` does."""
 
-    @property
-    def scores_every_item(self) -> bool:
-        """Whether items outside ``scores`` have scores other than 0."""
+    def scores(self, history: Tensor, barred: Tensor | None = None, /) -> tuple[Tensor, Tensor]:
+        """Items [B, K], none of ``barred`` [B, S], different within a row and PAD where there is none, and their scores [B, K] float32.
 
-    def scores(self, history: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Items [B, M], different within a row and PAD where there is none, and their scores [B, M] float32; all others have 0."""
-
-    def dense_scores(self, history: Tensor, /) -> Tensor:
-        """[B, I] float32."""
+        All other items have score 0.
+        """
 
 
 class ScoreRanker(MostPopular):
@@ -55,7 +51,7 @@ class ScoreRanker(MostPopular):
 class MemoryRanker(MostPopular):
     """The items with the highest scores of a memory; items of which it knows nothing have score 0 and stand by popularity.
 
-    Its cost does not depend on the number of items, unless the memory scores every item.
+    Its cost does not depend on the number of items.
 
     Args:
         memory: on the device of ``order``.
@@ -70,20 +66,14 @@ class MemoryRanker(MostPopular):
     @torch.no_grad()
     def recommend(self, batch: SeqBatch, k: int, filter_history: bool) -> Tensor:
         """As ``MostPopular.recommend``."""
-        if self.memory.scores_every_item:
-            return super().recommend(batch, k, filter_history)
         history = batch.item_ids.to(self.order.device)
         barred = (batch.item_ids if batch.seen is None else batch.seen).to(self.order.device)
         barred = barred if filter_history else barred[:, :0]
-        items, scores = self.memory.scores(history)
+        items, scores = self.memory.scores(history, barred)
         others = self._most_popular_but(torch.cat([items, barred], dim=1), k)
-        items = items.masked_fill(_occurs(items, barred), PAD)
         values = torch.cat([scores, torch.zeros_like(others, dtype=scores.dtype)], dim=1)
         ranked = sort_with_ties(torch.cat([items, others], dim=1), values, self.order)[:, :k]
         return torch.nn.functional.pad(ranked, (0, k - ranked.shape[1]), value=PAD).to(batch.item_ids.device)
-
-    def _keys(self, batch: SeqBatch) -> Tensor:
-        return score_keys(self.memory.dense_scores(batch.item_ids), self.order)
 
     def _most_popular_but(self, items: Tensor, k: int) -> Tensor:
         """The first k items [B, k] in the order that breaks ties that are not among ``items`` [B, T], PAD where there are fewer."""
@@ -92,12 +82,3 @@ class MemoryRanker(MostPopular):
         taken = torch.zeros(len(items), first + 1, dtype=torch.bool, device=items.device).scatter_(1, rank, True)[:, :first]
         place = taken.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
         return self.by_order[place].masked_fill(taken.gather(1, place), PAD)
-
-
-def _occurs(items: Tensor, among: Tensor) -> Tensor:
-    """[B, M] bool: which of ``items`` [B, M] stand in their row of ``among`` [B, S]."""
-    if among.shape[1] == 0:
-        return torch.zeros_like(items, dtype=torch.bool)
-    ascending = among.sort(dim=1).values
-    place = torch.searchsorted(ascending, items.contiguous()).clamp_max(among.shape[1] - 1)
-    return ascending.gather(1, place) == items

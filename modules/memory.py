@@ -1,7 +1,7 @@
 """The memory: a distribution over items from training transitions and texts that are alike; nothing in it is learned.
 
 What followed the last two items of a history in training, what came before them, and whose texts are near them, each with a fixed weight
-(``MemoryConfig``). Only the training part is counted. A query costs the same at any number of items, unless ``exact_text`` is set.
+(``MemoryConfig``). Only the training part is counted. A query costs the same at any number of items, ``dense_scores`` apart.
 Shape letters: B batch, N history length, S barred items, I items, E text-embedding width, W longest row, M = 2 W entries, K candidates.
 """
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from data.schemas import PAD
-from modules.nearest import Neighbours, directions, nearest_texts
-from modules.transitions import MARKOV_WITH_TEXTS, MemoryConfig, MemoryTables, memory_tables
+from modules.nearest import NUMBERS_AT_ONCE, Neighbours, directions, nearest_texts
+from modules.transitions import MARKOV_WITH_TEXTS, MemoryConfig, MemoryTables, entries_of, last_two, memory_tables
 
 __all__ = ["MARKOV_WITH_TEXTS", "Memory", "MemoryCandidates", "MemoryConfig", "MemoryDistribution"]
 
@@ -21,8 +21,8 @@ __all__ = ["MARKOV_WITH_TEXTS", "Memory", "MemoryCandidates", "MemoryConfig", "M
 class MemoryCandidates(NamedTuple):
     """The items about which the memory has something to say; every other item of the catalogue has score 0."""
 
-    items: Tensor  # [B, M] int64, different within a row, PAD where there is none
-    scores: Tensor  # [B, M] float32, -inf at PAD
+    items: Tensor  # [B, K] int64, different within a row, PAD where there is none
+    scores: Tensor  # [B, K] float32, -inf at PAD
 
 
 class MemoryDistribution(NamedTuple):
@@ -46,25 +46,24 @@ class Memory(nn.Module):
         tables: from ``memory_tables``.
         order: [I] rank of every item in the order that breaks ties.
         config: what the tables were made with.
-        vectors: [I, E] from ``nearest.directions`` with ``config.exact_text``, else None.
+        vectors: [I, E] from ``nearest.directions``, for exact cosines of all candidates.
     """
 
     offsets: Tensor
     columns: Tensor
     last: Tensor
     before: Tensor
+    cosines: Tensor
     order: Tensor
     vectors: Tensor | None
 
     def __init__(self, tables: MemoryTables, order: Tensor, config: MemoryConfig, vectors: Tensor | None = None) -> None:
         super().__init__()
-        if config.exact_text and vectors is None:
-            raise ValueError("a memory with exact_text needs the text vectors; give them or set exact_text to False")
         self.config, self.num_items = config, len(order)
         for name, table in tables._asdict().items():
             self.register_buffer(name, table)
         self.register_buffer("order", order)
-        self.register_buffer("vectors", vectors if config.exact_text else None)
+        self.register_buffer("vectors", vectors)
         self.row_width = max(1, int(tables.offsets.diff().max()))
 
     @classmethod
@@ -91,7 +90,7 @@ class Memory(nn.Module):
             config: weights and bounds.
 
         Raises:
-            ValueError: order, offsets or vectors of another corpus; exact_text without vectors.
+            ValueError: order, offsets or vectors of another corpus.
         """
         config = config or MemoryConfig()
         if len(order) != num_items:
@@ -101,12 +100,10 @@ class Memory(nn.Module):
         if vectors is not None and len(vectors) != num_items:
             raise ValueError(f"got {len(vectors)} text vectors for {num_items} items")
         towards = directions(vectors) if vectors is not None and (config.text or config.text_before) else None
-        if config.exact_text:
-            tables = memory_tables(item_ids, offsets, num_items, order, config, None, None)
-            return cls(tables, order, config, towards)
         if neighbours is None and towards is not None and config.neighbours:
             neighbours = nearest_texts(towards, config.neighbours, order)
-        return cls(memory_tables(item_ids, offsets, num_items, order, config, neighbours, towards), order, config)
+        tables = memory_tables(item_ids, offsets, num_items, order, config, neighbours, towards)
+        return cls(tables, order, config, towards if config.exact_text else None)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], config: MemoryConfig) -> "Memory":
@@ -114,116 +111,112 @@ class Memory(nn.Module):
         return cls(MemoryTables(*(state[name] for name in MemoryTables._fields)), state["order"], config, state.get("vectors"))
 
     @property
-    def scores_every_item(self) -> bool:
-        """Whether items outside ``scores`` have scores other than 0: the cosines of their texts."""
-        return self.vectors is not None
+    def tables(self) -> MemoryTables:
+        return MemoryTables(self.offsets, self.columns, self.last, self.before, self.cosines)
 
-    def scores(self, history: Tensor) -> MemoryCandidates:
-        """The scores of all items that have one, from the tables alone: with ``exact_text`` these are the transitions.
+    def scores(self, history: Tensor, barred: Tensor | None = None, allowed: Tensor | None = None) -> MemoryCandidates:
+        """The ``candidates`` best items of which the memory knows something.
 
         Args:
             history: [B, N] item ids, oldest first, PAD on the right; it may be empty.
+            barred: [B, S] item ids that are no candidates, PAD-filled, possibly repeated; None: none are barred.
+            allowed: [I] bool, which items may be candidates at all; None: all.
 
         Returns:
             Candidates in the order that breaks ties, so that a stable sort by score is the ranking.
         """
-        last, before = last_two(history)
-        rows = [self._row(last, self.last), self._row(before, self.before)]
-        items, values = torch.cat([row[0] for row in rows], dim=1), torch.cat([row[1] for row in rows], dim=1)
-        # An item stands in each of the two rows at most once: equal neighbours after the sort are its two parts.
-        rank = self.order[items.clamp_min(0)].masked_fill(items == PAD, self.num_items)
-        rank, place = rank.sort(dim=1)
-        items, values = items.gather(1, place), values.gather(1, place)
-        again = torch.zeros_like(items, dtype=torch.bool)
-        again[:, 1:] = (rank[:, 1:] == rank[:, :-1]) & (items[:, 1:] != PAD)
-        values[:, :-1] += values[:, 1:].masked_fill(~again[:, 1:], 0.0)
-        items = items.masked_fill(again, PAD)
-        return MemoryCandidates(items, values.masked_fill(items == PAD, -torch.inf))
+        return self._candidates(history, None if barred is None else self._ascending(barred), allowed)[0]
 
     def dense_scores(self, history: Tensor) -> Tensor:
-        """The scores of all items.
+        """The scores of all items, with the cosines of all texts where the memory keeps the vectors. Costs time and memory for all items.
 
         Args:
             history: [B, N] item ids, oldest first, PAD on the right.
 
         Returns:
-            [B, I] float32. Items without an entry have 0, or the cosine of their text with ``exact_text``.
+            [B, I] float32; 0 for an item of which the memory knows nothing.
         """
-        items, scores = self.scores(history)
-        dense = scores.new_zeros(len(items), self.num_items + 1)
-        dense.scatter_(1, items.masked_fill(items == PAD, self.num_items), scores.masked_fill(items == PAD, 0.0))
-        dense = dense[:, :-1]
-        return dense if self.vectors is None else dense + self._text_scores(*last_two(history), self.vectors)
+        items, counted, alike = entries_of(history, self.tables, self.order, self.row_width, self.config)
+        dense = counted.new_zeros(len(items), self.num_items + 1)
+        known = counted if self.vectors is not None else counted + alike
+        dense.scatter_(1, items.masked_fill(items == PAD, self.num_items), known.masked_fill(items == PAD, 0.0))
+        if self.vectors is None:
+            return dense[:, :-1]
+        every = torch.arange(self.num_items, device=items.device).expand(len(items), -1)
+        with torch.autocast(items.device.type, enabled=False):
+            return dense[:, :-1] + self._without_itself(self._query(history, self.vectors) @ self.vectors.T, every, history)
 
     def distribution(self, history: Tensor, barred: Tensor | None = None, allowed: Tensor | None = None) -> MemoryDistribution:
         """Softmax of ``sharpness`` x score over the items that may be recommended.
 
         Args:
             history: [B, N] item ids, oldest first, PAD on the right.
-            barred: [B, S] item ids that get no mass, PAD-filled, possibly repeated; None: none are.
+            barred: [B, S] item ids that get no mass, PAD-filled, possibly repeated; None: none are barred.
             allowed: [I] bool, which items may be recommended at all; None: all.
 
         Returns:
-            The ``candidates`` most probable items; what others there are share their mass evenly.
+            The candidates most probable first; what others there are share their mass evenly.
         """
-        barred = history.new_empty(len(history), 0) if barred is None else barred
-        sorted_barred = barred.masked_fill(barred == PAD, self.num_items).sort(dim=1).values
-        distinct = sorted_barred < self.num_items
-        distinct[:, 1:] &= sorted_barred[:, 1:] != sorted_barred[:, :-1]
+        ascending = self._ascending(history.new_empty(len(history), 0) if barred is None else barred)
+        distinct = ascending < self.num_items
+        distinct[:, 1:] &= ascending[:, 1:] != ascending[:, :-1]
         free = history.new_full((len(history),), self.num_items)
         if allowed is not None:
-            distinct &= allowed[sorted_barred.clamp_max(self.num_items - 1)]
+            distinct &= allowed[ascending.clamp_max(self.num_items - 1)]
             free = allowed.sum().expand(len(history))
         free = free - distinct.sum(1)
-        items, scores = self._every_score(history) if self.vectors is not None else self.scores(history)
-        out = (items == PAD) | _held(items, sorted_barred)
-        if allowed is not None:
-            out |= ~allowed[items.clamp_min(0)]
-        logits = (self.config.sharpness * scores).masked_fill(out, -torch.inf)
-        # Items without a score have logit 0; the shift keeps every exponential at or below 1.
-        shift = logits.amax(dim=1, keepdim=True).clamp_min(0.0)
-        mass = (logits - shift).exp()
-        unscored = (free - (~out).sum(1)) * (-shift.squeeze(1)).exp()
-        mass, place = mass.sort(dim=1, descending=True, stable=True)
-        kept, beyond = mass[:, : self.config.candidates], mass[:, self.config.candidates :].sum(1) + unscored
-        total = (kept.sum(1) + beyond).clamp_min(torch.finfo(mass.dtype).tiny)
-        items = items.gather(1, place[:, : self.config.candidates]).masked_fill(kept == 0, PAD)
+        (items, scores), passed_over = self._candidates(history, ascending, allowed)
+        scores, place = scores.sort(dim=1, descending=True, stable=True)
+        items = items.gather(1, place)
+        # An item without a score has logit 0; the shift keeps every exponential at or below 1.
+        logits, other_logits = self.config.sharpness * scores, self.config.sharpness * passed_over
+        shift = torch.cat([logits, other_logits], dim=1).amax(dim=1, keepdim=True).clamp_min(0.0)
+        mass, passed_mass = (logits - shift).exp(), (other_logits - shift).exp().sum(1)
         others = free - (items != PAD).sum(1)
-        return MemoryDistribution(items, kept / total.unsqueeze(1), torch.where(others > 0, beyond / total / others.clamp_min(1), 0.0))
+        unscored = others - (passed_over > -torch.inf).sum(1)
+        beyond = passed_mass + unscored * (-shift.squeeze(1)).exp()
+        total = (mass.sum(1) + beyond).clamp_min(torch.finfo(mass.dtype).tiny)
+        return MemoryDistribution(items, mass / total.unsqueeze(1), torch.where(others > 0, beyond / total / others.clamp_min(1), 0.0))
 
-    def _row(self, items: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The entries of the rows of ``items`` [B] -> columns and values [B, W], PAD and 0 where a row is shorter."""
-        start = self.offsets[items.clamp_min(0)]
-        length = (self.offsets[items.clamp_min(0) + 1] - start).masked_fill(items == PAD, 0)
-        slot = torch.arange(self.row_width, device=items.device)
-        if len(self.columns) == 0:
-            return slot.new_full((len(items), self.row_width), PAD), values.new_zeros(len(items), self.row_width)
-        entry = (start.unsqueeze(1) + slot).clamp_max(len(self.columns) - 1)
-        absent = slot >= length.unsqueeze(1)
-        return self.columns[entry].long().masked_fill(absent, PAD), values[entry].masked_fill(absent, 0.0)
+    def _ascending(self, barred: Tensor) -> Tensor:
+        """Each row of ``barred`` [B, S] sorted, PAD last and as I."""
+        return barred.masked_fill(barred == PAD, self.num_items).sort(dim=1).values
 
-    def _every_score(self, history: Tensor) -> MemoryCandidates:
-        """``dense_scores`` as candidates, in the order that breaks ties."""
-        items = self.order.argsort()
-        return MemoryCandidates(items.expand(len(history), -1), self.dense_scores(history)[:, items])
+    def _candidates(self, history: Tensor, ascending: Tensor | None, allowed: Tensor | None) -> tuple[MemoryCandidates, Tensor]:
+        """The candidates, and the stored scores [B, M - K] of the entries that are passed over, -inf where there is none."""
+        items, counted, alike = entries_of(history, self.tables, self.order, self.row_width, self.config)
+        if ascending is not None:
+            items = items.masked_fill(_held(items, ascending), PAD)
+        if allowed is not None:
+            items = items.masked_fill(~allowed[items.clamp_min(0)], PAD)
+        stored, place = (counted + alike).masked_fill(items == PAD, -torch.inf).sort(dim=1, descending=True, stable=True)
+        passed_over = stored[:, self.config.candidates :]
+        place = place[:, : self.config.candidates].sort(dim=1).values
+        items, counted, alike = (field.gather(1, place) for field in (items, counted, alike))
+        if self.vectors is not None:
+            alike = self._exact_cosines(history, items, self.vectors)
+        return MemoryCandidates(items, (counted + alike).masked_fill(items == PAD, -torch.inf)), passed_over
 
-    def _text_scores(self, last: Tensor, before: Tensor, vectors: Tensor) -> Tensor:
-        """[B, I], the two cosine terms; an item is not compared with itself."""
-        with_last = self.config.text * vectors[last.clamp_min(0)].masked_fill((last == PAD).unsqueeze(1), 0.0)
-        with_before = self.config.text_before * vectors[before.clamp_min(0)].masked_fill((before == PAD).unsqueeze(1), 0.0)
-        scores = (with_last + with_before) @ vectors.T
-        rows = torch.arange(len(last), device=last.device)
-        for item, other in ((last, with_before), (before, with_last)):
-            own = (vectors[item.clamp_min(0)] * other).sum(-1).masked_fill(last == before, 0.0)
-            scores[rows, item.clamp_min(0)] = torch.where(item == PAD, scores[rows, item.clamp_min(0)], own)
-        return scores
+    def _query(self, history: Tensor, vectors: Tensor) -> Tensor:
+        """[B, E], whose product with an item's vector is the sum of the two weighted cosines."""
+        parts = [vectors[item.clamp_min(0)].masked_fill((item == PAD).unsqueeze(1), 0.0) for item in last_two(history)]
+        return self.config.text * parts[0] + self.config.text_before * parts[1]
 
+    def _exact_cosines(self, history: Tensor, items: Tensor, vectors: Tensor) -> Tensor:
+        """[B, K], the weighted cosines of ``items`` [B, K], from a bounded number of vectors at once."""
+        rows = max(1, NUMBERS_AT_ONCE // max(items.shape[1] * vectors.shape[1], 1))
+        parts = zip(self._query(history, vectors).split(rows), items.split(rows))
+        products = [(vectors[part.clamp_min(0)] * query.unsqueeze(1)).sum(-1) for query, part in parts]
+        return self._without_itself(torch.cat(products) if products else items.float(), items, history)
 
-def last_two(history: Tensor) -> tuple[Tensor, Tensor]:
-    """The last item of every history [B, N] and the one before it, each [B] int64; PAD where there is none."""
-    guarded = torch.cat([history.new_full((len(history), 2), PAD), history], dim=1)
-    end = (history != PAD).sum(1, keepdim=True) + 1
-    return guarded.gather(1, end).squeeze(1), guarded.gather(1, end - 1).squeeze(1)
+    def _without_itself(self, cosines: Tensor, items: Tensor, history: Tensor) -> Tensor:
+        """Weighted cosines [B, M] of ``items`` [B, M], less that of an item with itself: it is no neighbour of its own."""
+        if self.vectors is None:
+            return cosines
+        for item, weight in zip(last_two(history), (self.config.text, self.config.text_before)):
+            own = weight * self.vectors[item.clamp_min(0)].square().sum(-1, keepdim=True)
+            cosines = cosines - own.masked_fill(items != item.unsqueeze(1), 0.0)
+        return cosines
 
 
 def _held(items: Tensor, ascending: Tensor) -> Tensor:

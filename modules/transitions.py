@@ -1,7 +1,8 @@
 """The tables behind the memory: for every item, which items followed it in training, at which distance, and whose texts are alike.
 
 One sparse row an item holds both what the item says as the last of a history and what it says as the one before the last.
-Shape letters: I items, T training interactions, U users, E text-embedding width, R stored pairs.
+Shape letters: I items, T training interactions, U users, E text-embedding width, R stored pairs, B batch, N history length, W longest row,
+M = 2 W entries.
 """
 
 from dataclasses import dataclass
@@ -37,9 +38,10 @@ class MemoryConfig:
     row_entries: int = 1024
     """Longest row of the table; of a longer one the entries with the highest scores after a last item are kept."""
     candidates: int = 512
-    """Items whose probability is kept one by one; all others of a history share one probability."""
-    exact_text: bool = False
-    """Cosines with every item instead of the nearest texts: needs the vectors, and time and memory for all items at each history."""
+    """Items a history that are scored and have a probability of their own; all others share one probability."""
+    exact_text: bool = True
+    """Keep the text vectors, where there are any, and take both cosines of every candidate from them. Without them a candidate that is
+    stored for one of the last two items only has no cosine with the other."""
 
     def __post_init__(self) -> None:
         weights = ("text", "text_before", "next", "next_before", "reverse", "skip", "skip_reverse")
@@ -62,12 +64,21 @@ MARKOV_WITH_TEXTS = MemoryConfig(next=0.5, text_before=0.0, next_before=0.0, rev
 
 
 class MemoryTables(NamedTuple):
-    """A sparse matrix [I, I] with two values an entry (CSR): row = an item of the history, column = the item that may come next."""
+    """A sparse matrix [I, I] with three values an entry (CSR): row = an item of the history, column = the item that may come next."""
 
     offsets: Tensor  # [I + 1] int64
     columns: Tensor  # [R] int32, different within a row
-    last: Tensor  # [R] float32, what the row's item adds to the score as the last of a history
-    before: Tensor  # [R] float32, and as the one before the last
+    last: Tensor  # [R] float32, what the transitions of the row's item add to the score where it is the last of a history
+    before: Tensor  # [R] float32, and where it is the one before the last
+    cosines: Tensor  # [R] float32, of the two texts
+
+
+class Entries(NamedTuple):
+    """What the tables hold for the last two items of a history."""
+
+    items: Tensor  # [B, M] int64, different within a row and in the order that breaks ties, PAD between them
+    counted: Tensor  # [B, M] float32, the transition terms of the score
+    alike: Tensor  # [B, M] float32, the cosine terms, as far as they are stored
 
 
 class PairCounts(NamedTuple):
@@ -129,14 +140,13 @@ def memory_tables(
         values[0, place] += last * logs
         values[1, place] += before * logs
     rows, columns = keys // num_items, keys % num_items
-    cosines = torch.zeros(len(keys), device=item_ids.device)
+    cosines = torch.zeros(len(keys), dtype=torch.float64, device=item_ids.device)
     if vectors is not None:
-        cosines = pair_cosines(vectors, rows, columns).masked_fill(rows == columns, 0.0)
+        cosines = pair_cosines(vectors, rows, columns).double().masked_fill(rows == columns, 0.0)
     elif alike is not None:
-        cosines[torch.searchsorted(keys, alike[0])] = alike[1]
-    values[0] += config.text * cosines
-    values[1] += config.text_before * cosines
-    return _shortened(rows, columns, values.float(), num_items, order, config.row_entries)
+        cosines[torch.searchsorted(keys, alike[0])] = alike[1].double()
+    values = torch.cat([values, cosines.unsqueeze(0)]).float()
+    return _shortened(rows, columns, values, num_items, order, config)
 
 
 def _reversed(counts: PairCounts, num_items: int) -> PairCounts:
@@ -154,12 +164,13 @@ def _text_pairs(neighbours: Neighbours, num_items: int, device: torch.device) ->
     return (rows * num_items + items)[real], cosines.float()[real]
 
 
-def _shortened(rows: Tensor, columns: Tensor, values: Tensor, num_items: int, order: Tensor, longest: int) -> MemoryTables:
-    """Entries sorted by row as tables; of a row with more than ``longest`` of them the best by ``last`` stay, ties by ``order``."""
+def _shortened(rows: Tensor, columns: Tensor, values: Tensor, num_items: int, order: Tensor, config: MemoryConfig) -> MemoryTables:
+    """Entries sorted by row as tables; of a long row the best after a last item stay, ties by ``order``; ``values`` [3, R]."""
+    longest = config.row_entries
     lengths = torch.bincount(rows, minlength=num_items)
     if len(rows) and int(lengths.max()) > longest:
         ranking = order[columns].argsort(stable=True)
-        for key in (values[0], -rows):
+        for key in (values[0] + config.text * values[2], -rows):
             ranking = ranking[key[ranking].argsort(descending=True, stable=True)]
         starts = lengths.cumsum(0) - lengths
         within = torch.arange(len(rows), device=rows.device) - starts[rows[ranking]]
@@ -168,4 +179,45 @@ def _shortened(rows: Tensor, columns: Tensor, values: Tensor, num_items: int, or
         lengths = lengths.clamp(max=longest)
     offsets = torch.zeros(num_items + 1, dtype=torch.int64, device=rows.device)
     offsets[1:] = lengths.cumsum(0)
-    return MemoryTables(offsets, columns.int(), values[0].contiguous(), values[1].contiguous())
+    return MemoryTables(offsets, columns.int(), *(value.contiguous() for value in values))
+
+
+def last_two(history: Tensor) -> tuple[Tensor, Tensor]:
+    """The last item of every history [B, N] and the one before it, each [B] int64; PAD where there is none."""
+    guarded = torch.cat([history.new_full((len(history), 2), PAD), history], dim=1)
+    end = (history != PAD).sum(1, keepdim=True) + 1
+    return guarded.gather(1, end).squeeze(1), guarded.gather(1, end - 1).squeeze(1)
+
+
+def entries_of(history: Tensor, tables: MemoryTables, order: Tensor, row_width: int, config: MemoryConfig) -> Entries:
+    """Looks the last two items of every history up; an item that stands in both of their rows becomes one entry.
+
+    Args:
+        history: [B, N] item ids, oldest first, PAD on the right.
+        tables: from ``memory_tables``.
+        order: [I] rank of every item in the order that breaks ties.
+        row_width: W, the length of the longest row, so that every shape is known before.
+        config: the weights of the cosines.
+    """
+    last, before = last_two(history)
+    rows = (_row(last, tables, tables.last, config.text, row_width), _row(before, tables, tables.before, config.text_before, row_width))
+    items, counted, alike = (torch.cat(field, dim=1) for field in zip(*rows))
+    rank, place = order[items.clamp_min(0)].masked_fill(items == PAD, len(order)).sort(dim=1)
+    items, counted, alike = (field.gather(1, place) for field in (items, counted, alike))
+    again = torch.zeros_like(items, dtype=torch.bool)  # the same item as the one to the left
+    again[:, 1:] = (rank[:, 1:] == rank[:, :-1]) & (items[:, 1:] != PAD)
+    for field in (counted, alike):
+        field[:, :-1] += field[:, 1:].masked_fill(~again[:, 1:], 0.0)
+    return Entries(items.masked_fill(again, PAD), counted, alike)
+
+
+def _row(item: Tensor, tables: MemoryTables, counted: Tensor, text: float, width: int) -> Entries:
+    """The entries of the rows of ``item`` [B], PAD and 0 where a row is shorter than ``width``."""
+    start = tables.offsets[item.clamp_min(0)]
+    length = (tables.offsets[item.clamp_min(0) + 1] - start).masked_fill(item == PAD, 0)
+    absent = torch.arange(width, device=item.device) >= length.unsqueeze(1)
+    if len(tables.columns) == 0:
+        return Entries(torch.full_like(absent, PAD, dtype=torch.int64), *(counted.new_zeros(absent.shape) for _ in range(2)))
+    entry = (start.unsqueeze(1) + torch.arange(width, device=item.device)).clamp_max(len(tables.columns) - 1)
+    items = tables.columns[entry].long().masked_fill(absent, PAD)
+    return Entries(items, counted[entry].masked_fill(absent, 0.0), (text * tables.cosines[entry]).masked_fill(absent, 0.0))
