@@ -1,7 +1,8 @@
 """Two baselines without training: most popular, and a first-order Markov chain on the last item. Both are deterministic.
 
 They go through the same evaluator as the model. On small, sparse sets the Markov chain is hard to beat, and a table without it
-misleads. Shape letters: B batch, b rows of a chunk, N history length, S seen items, I items, T training interactions, U users.
+misleads. ``item_knn`` and ``scorers`` hold further ones.
+Shape letters: B batch, b rows of a chunk, N history length, S seen items, I items, T training interactions, U users.
 """
 
 import torch
@@ -35,23 +36,24 @@ class MostPopular:
         Returns:
             [B, k] int64, best first, PAD where fewer than k items are left; on the batch's device.
         """
-        histories = batch.item_ids.to(self.order.device)
-        barred = (batch.item_ids if batch.seen is None else batch.seen).to(self.order.device) if filter_history else None
+        batch, asked_from = batch.to(self.order.device), batch.item_ids.device
+        histories = batch.item_ids
+        barred = (histories if batch.seen is None else batch.seen) if filter_history else None
         ranked = histories.new_full((len(histories), k), PAD)
         rows = max(1, KEYS_IN_MEMORY // (self.num_items + 1))
         for start in range(0, len(histories), rows):
             part = slice(start, start + rows)
-            keys = self._keys(histories[part])
+            keys = self._keys(rows_of(batch, part))
             if barred is not None:
                 keys.scatter_(1, barred[part].masked_fill(barred[part] == PAD, self.num_items), -1)
             best = keys.topk(min(k, self.num_items), dim=1)
             ranked[part, : best.indices.shape[1]] = best.indices.masked_fill(best.values < 0, PAD)
-        return ranked.to(batch.item_ids.device)
+        return ranked.to(asked_from)
 
-    def _keys(self, histories: Tensor) -> Tensor:
+    def _keys(self, batch: SeqBatch) -> Tensor:
         """Integer ranking keys [b, I + 1], all different within a row, higher = better; column I stands for PAD and is never chosen."""
         popular = torch.cat([self.num_items - 1 - self.order, self.order.new_full((1,), -1)])
-        return popular.repeat(len(histories), 1)
+        return popular.repeat(len(batch.item_ids), 1)
 
 
 class LastItemMarkov(MostPopular):
@@ -81,10 +83,10 @@ class LastItemMarkov(MostPopular):
         self.next_items = distinct % num_items
         self.row_starts = torch.searchsorted(distinct, torch.arange(num_items + 1, device=order.device) * num_items)
 
-    def _keys(self, histories: Tensor) -> Tensor:
+    def _keys(self, batch: SeqBatch) -> Tensor:
         """count * I + (I - 1 - order): exact in int64, so no two items tie."""
-        keys = super()._keys(histories)
-        last = last_items(histories)
+        keys = super()._keys(batch)
+        last = last_items(batch.item_ids)
         start = self.row_starts[last.clamp(min=0)]
         lengths = (self.row_starts[last.clamp(min=0) + 1] - start).masked_fill(last == PAD, 0)
         row = torch.repeat_interleave(torch.arange(len(last), device=last.device), lengths)
@@ -92,6 +94,12 @@ class LastItemMarkov(MostPopular):
         entry = start[row] + within
         keys[row, self.next_items[entry]] += self.counts[entry] * self.num_items
         return keys
+
+
+def rows_of(batch: SeqBatch, part: slice) -> SeqBatch:
+    """Some rows of a batch."""
+    seen = None if batch.seen is None else batch.seen[part]
+    return SeqBatch(batch.user_ids[part], batch.item_ids[part], batch.targets[part], seen)
 
 
 def last_items(histories: Tensor) -> Tensor:
@@ -107,3 +115,21 @@ def last_items(histories: Tensor) -> Tensor:
     position = torch.arange(guarded.shape[1], device=histories.device)
     last = torch.where(guarded != PAD, position, 0).amax(dim=1, keepdim=True)
     return guarded.gather(1, last).squeeze(1)
+
+
+def score_keys(scores: Tensor, order: Tensor) -> Tensor:
+    """Scores as integers that sort in the same way and never tie: by score, then by ``order``.
+
+    The bits of a float of one sign sort as an integer; those of negative ones are turned round.
+
+    Args:
+        scores: [b, I] float32; NaN is not allowed.
+        order: [I] rank of every item in the order that breaks ties.
+
+    Returns:
+        [b, I + 1] int64, 0 or more and all different within a row; -1 in column I, which stands for PAD.
+    """
+    bits = (scores.float() + 0.0).view(torch.int32).long()  # + 0.0 makes -0.0 and 0.0 one number
+    rising = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF) + 2**31
+    keys = rising * len(order) + (len(order) - 1 - order)
+    return torch.cat([keys, keys.new_full((len(keys), 1), -1)], dim=1)

@@ -19,6 +19,7 @@ RUNTIME = {
     "grammar.py": {"gin"},
     "run.py": {"filelock", "matplotlib"},
     "appraise.py": {"matplotlib"},
+    "light_gcn.py": {"torch_geometric"},
     "ranks.py": {"accelerate"},
     "trainer.py": {"tqdm"},
     "judge.py": {"tqdm"},
