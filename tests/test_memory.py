@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from data.interactions import leave_one_out
 from data.schemas import PAD, UserError
+from data.splits import leave_one_out
 from evaluate.metrics import tie_order
 from modules import nearest
 from modules.memory import Memory, MemoryConfig, last_two
