@@ -28,6 +28,7 @@ from data.schemas import UserError
 from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.report import evaluation_report
+from modules.catalogue import Catalogue
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVaeConfig
@@ -269,7 +270,8 @@ def train(
         order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(placement.device)
         tokenizer = tokenizer.ordered_by(order)
         set_seed(seed)
-        model = EncoderDecoderRetrievalModel(model_config, tokenizer.vocab_sizes).to(placement.device)
+        catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids, data.popularity > 0) if model_config.needs_catalogue else None
+        model = EncoderDecoderRetrievalModel(model_config, tokenizer.vocab_sizes, catalogue).to(placement.device)
         if pretrained is not None:
             load_weights(model, pretrained / WEIGHTS)
         if ranks.main:
@@ -388,16 +390,18 @@ def fit(retriever: Retriever, data: SeqData, judge: Judge, recipe: Recipe, place
         recipe.keep,
         recipe.seed,
         recipe.batch_size,
-        parts=len(tokenizer.vocab_sizes),
+        parts=len(model.part_names),
     )
     trainer = Trainer(run, model, model, make_optimizer(model, recipe), plan, placement, ranks, {"best": -1.0, "waited": 0.0})
     judge.placement, judge.pause = trainer.placement, trainer.interruption_point
     with trainer.running("decoder") as steps:
         for step in steps:
             if trainer.due(step, recipe.log_every):
-                loss, *level_losses = trainer.means()
+                loss, *parts = trainer.means()
+                levels = len(tokenizer.vocab_sizes)
+                others = dict(zip(model.part_names[levels:], parts[levels:]))
                 trainer.show("loss", f"loss {loss:.3f}")
-                run.log(step=step, loss=loss, level_losses=level_losses, lr=trainer.learning_rate)
+                run.log(step=step, loss=loss, level_losses=parts[:levels], **others, lr=trainer.learning_rate)
             if trainer.due(step, recipe.full_eval_every):
                 select(judge, trainer, recipe, run, step)
             elif trainer.due(step, recipe.partial_eval_every):
@@ -408,7 +412,7 @@ def fit(retriever: Retriever, data: SeqData, judge: Judge, recipe: Recipe, place
                 number = step * recipe.accumulate + micro
                 batch = tokenizer(data.train_batch(number, recipe.batch_size, recipe.seed, ranks.index, ranks.count))
                 output = trainer.objective(batch, recipe.label_smoothing)
-                return LossShare(output.loss, batch.target_mask.sum(), output.level_losses)
+                return LossShare(output.loss, batch.target_mask.sum(), torch.stack(list(output.parts.values())))
 
             evaluates = trainer.due(step + 1, recipe.full_eval_every) or trainer.due(step + 1, recipe.partial_eval_every)
             trainer.update(step, share, save=evaluates)

@@ -136,7 +136,8 @@ def test_loss_is_the_cross_entropy_summed_over_levels_and_averaged_over_real_tar
     means = torch.stack([torch.stack(level).mean() for level in levels]).float()
     output = model(batch, label_smoothing=smoothing)
     close(output.loss, means.sum())
-    close(output.level_losses, means)
+    close(torch.stack(list(output.parts.values())), means)
+    assert list(output.parts) == ["level_1", "level_2", "level_3"]
 
 
 @attentions

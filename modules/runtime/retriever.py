@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data.cache import write_whole
 from data.schemas import PAD, SeqBatch, UserError
+from modules.catalogue import Catalogue
 from modules.decoding import SearchResult
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.runtime.checkpoint import WEIGHTS, load_weights
@@ -90,6 +91,7 @@ def load_retriever(folder: Path, device: torch.device | str = "cpu") -> Retrieve
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a run of train_decoder.py ({error}); give the directory that it printed as 'run'") from error
     tokenizer = SemanticIdTokenizer.load(folder).to(device)
-    model = EncoderDecoderRetrievalModel(config, vocab_sizes)
+    catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids) if config.needs_catalogue else None
+    model = EncoderDecoderRetrievalModel(config, vocab_sizes, catalogue)
     load_weights(model, folder / WEIGHTS)
     return Retriever(model.to(device).eval(), tokenizer, titles)
