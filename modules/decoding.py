@@ -118,6 +118,7 @@ def beam_search(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
     ranking: Ranking | None = None,
+    among: Tensor | None = None,
 ) -> SearchResult:
     """Writes semantic IDs code after code, keeping the ``beam_size`` best prefixes of existing items.
 
@@ -135,13 +136,15 @@ def beam_search(
         generator: for the draw.
         ranking: beams are kept by its keys instead of by their log-probability. The items of a leaf then share its probability equally
             and are sorted by their own keys; without it they follow each other in the trie's order, each with the leaf's log-probability.
+        among: [I] bool, the items that may be found; None: all. Probabilities stay those over the whole catalogue.
     """
     device = trie.items.device
     score = torch.zeros(batch_size, 1, dtype=torch.float32, device=device)
     alive = torch.ones(batch_size, 1, dtype=torch.bool, device=device)
     beams = Beams(0, torch.zeros(batch_size, 1, dtype=torch.int64, device=device), None, None)
     written = torch.empty(batch_size, 1, 0, dtype=torch.int64, device=device)
-    barred = None if seen is None else trie.exhausted(seen)
+    barred = None if seen is None else trie.exhausted(seen, among)
+    allowed = None if among is None else trie.allowed_before(among)
     tuple_depth = trie.depth if tuple_depth is None else tuple_depth
     tuples = beams.nodes
     # Depths 0..C-1 write a code; depth C opens the leaves into their items, which costs nothing where each holds one.
@@ -161,6 +164,9 @@ def beam_search(
         possible = exists & alive.unsqueeze(-1)
         if barred is not None:
             possible = possible & ~_barred_children(trie, depth, beams.nodes, first, barred[depth], len(slots))
+        if allowed is not None:
+            start, end = trie.item_range(depth + 1, nodes)
+            possible = possible & (allowed[end] > allowed[start])
         # A copy of the shape of ``exists``, as ``candidates`` has one slot a beam where leaves open.
         candidates = candidates.where(possible, -torch.inf)
         keys = candidates if ranking is None else ranking(depth + 1, nodes, candidates).where(possible, -torch.inf)

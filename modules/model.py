@@ -234,6 +234,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
         ranking: Ranking | None = None,
+        among: Tensor | None = None,
     ) -> SearchResult:
         """The ``beam_size`` most probable existing items after each history, by constrained beam search; see there for the arguments.
 
@@ -266,7 +267,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
             self.tree.check(trie)
             table = self.items.table() if self.items is not None and self.config.tie_nodes else None
             scorer = TreeScorer(states, self.tree, self.heads, self.tree.node_vectors(table))
-        return beam_search(scorer, trie, len(batch.user_ids), beam_size, seen, tuple_depth, temperature, generator, ranking)
+        return beam_search(scorer, trie, len(batch.user_ids), beam_size, seen, tuple_depth, temperature, generator, ranking, among)
 
 
 def _rows(parents: Tensor, num_rows: int) -> Tensor:

@@ -144,16 +144,22 @@ class PrefixTrie(nn.Module):
         repeated[:, 1:] = position[:, 1:] == position[:, :-1]
         return position.masked_fill(repeated, beyond).sort(dim=1).values
 
-    def exhausted(self, seen: Tensor) -> list[Tensor]:
+    def allowed_before(self, among: Tensor) -> Tensor:
+        """[I + 1] int64: how many of the items ``among`` [I] bool stand before each position of ``items``."""
+        return nn.functional.pad(among[self.items.long()].cumsum(0), (1, 0))
+
+    def exhausted(self, seen: Tensor, among: Tensor | None = None) -> list[Tensor]:
         """Nodes of which a history holds every item.
 
         Args:
             seen: [B, S] item ids, PAD where there is none; an item may occur twice.
+            among: [I] bool: the other items count as if there were none; None: all items count.
 
         Returns:
             For each depth 1..C + 1 a tensor [B, S]: node numbers at that depth (at C + 1: positions in ``items``), PAD elsewhere.
         """
-        position = self.positions(seen)
+        position = self.positions(seen if among is None else torch.where(among[seen.clamp_min(0)], seen, PAD))
+        before = None if among is None else self.allowed_before(among)
         real = position < self.num_items
         node = position.clamp_max(self.num_items - 1)
         result = [torch.where(real, node, PAD)]
@@ -161,7 +167,8 @@ class PrefixTrie(nn.Module):
             node = self.parent(depth + 1, node)
             start, end = self.item_range(depth, node)
             held = torch.searchsorted(position, end.contiguous()) - torch.searchsorted(position, start.contiguous())
-            result.append(torch.where(real & (held == end - start), node, PAD))
+            number = end - start if before is None else before[end] - before[start]
+            result.append(torch.where(real & (held == number), node, PAD))
         return result[::-1]
 
 
