@@ -20,6 +20,9 @@ from modules.distill import TeacherShares
 from modules.keyed_vectors import KeyedVectors
 from modules.tokenizer.trie import PrefixTrie
 
+TOGETHER = 8
+"""Rows of one parent in a matrix product."""
+
 SLICE = 1 << 24
 """Numbers that are gathered at a time where shapes must not depend on data: 64 MiB in fp32."""
 
@@ -193,12 +196,32 @@ class TreeScorer:
 
 
 def _ragged_products(x: Tensor, table: NodeVectors, first: Tensor, number: Tensor, width: int) -> Tensor:
-    """x . e of all children, [R, width], 0 behind the last one; gathers as many vectors as there are children."""
-    parent = torch.repeat_interleave(torch.arange(len(x), device=x.device), number)
-    slot = torch.arange(len(parent), device=x.device) - (number.cumsum(0) - number)[parent]
-    vectors = table.vectors.index_select(0, table.row[first[parent] + slot])
-    products = (x.index_select(0, parent) * vectors).sum(-1, dtype=torch.float32)
-    return products.new_zeros(len(x) * width).index_copy(0, parent * width + slot, products).reshape(len(x), width)
+    """x . e of all children, [R, width]; whatever behind the last child, and 0 for an only child, which is certain at any score.
+
+    Rows of one parent share its children: they are multiplied with them together, ``TOGETHER`` rows at a time. Parents are taken by number
+    of children, rounded up to a power of two, so that less than half of what is gathered is no child.
+    """
+    asked = (number > 1).nonzero().flatten()
+    firsts, order = first[asked].sort(stable=True)
+    asked = asked[order]
+    place = torch.arange(len(asked), device=x.device)
+    place = place - torch.searchsorted(firsts, firsts)  # among the rows of the same parent
+    begins = place % TOGETHER == 0
+    rows = torch.full((int(begins.sum()), TOGETHER), len(x), device=x.device)  # R: no row
+    rows[begins.cumsum(0) - 1, place % TOGETHER] = asked
+    group_first, group_number = firsts[begins], number[asked][begins]
+    padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
+    products = torch.zeros(len(x) + 1, width, device=x.device)
+    for power in range(1, (width - 1).bit_length() + 1):
+        slots = torch.arange(min(1 << power, width), device=x.device)
+        group = ((group_number > 1 << (power - 1)) & (group_number <= 1 << power)).nonzero().flatten()
+        if len(group):
+            children = torch.where(slots < group_number[group, None], group_first[group, None] + slots, 0)
+            vectors = table.vectors[table.row[children]].to(x.dtype)
+            found = torch.bmm(padded[rows[group]], vectors.transpose(1, 2)).float().flatten(0, 1)
+            found = nn.functional.pad(found, (0, width - found.shape[1]))
+            products = products.index_copy(0, rows[group].flatten(), found)
+    return products[:-1]
 
 
 def _products(x: Tensor, table: NodeVectors, children: Tensor) -> Tensor:
