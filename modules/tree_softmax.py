@@ -210,18 +210,25 @@ def _ragged_products(x: Tensor, table: NodeVectors, first: Tensor, number: Tenso
     rows = torch.full((int(begins.sum()), TOGETHER), len(x), device=x.device)  # R: no row
     rows[begins.cumsum(0) - 1, place % TOGETHER] = asked
     group_first, group_number = firsts[begins], number[asked][begins]
-    padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
-    products = torch.zeros(len(x) + 1, width, device=x.device)
+    groups, children = [], []
     for power in range(1, (width - 1).bit_length() + 1):
         slots = torch.arange(min(1 << power, width), device=x.device)
         group = ((group_number > 1 << (power - 1)) & (group_number <= 1 << power)).nonzero().flatten()
         if len(group):
-            children = torch.where(slots < group_number[group, None], group_first[group, None] + slots, 0)
-            vectors = table.vectors[table.row[children]].to(x.dtype)
-            found = torch.bmm(padded[rows[group]], vectors.transpose(1, 2)).float().flatten(0, 1)
-            found = nn.functional.pad(found, (0, width - found.shape[1]))
-            products = products.index_copy(0, rows[group].flatten(), found)
-    return products[:-1]
+            groups.append(group)
+            children.append(torch.where(slots < group_number[group, None], group_first[group, None] + slots, 0))
+    if not groups:
+        return torch.zeros(len(x), width, device=x.device)
+    rows = rows[torch.cat(groups)]
+    # One gather each, as every gradient of one is as large as what it gathers from.
+    flat = torch.cat([block.flatten() for block in children])
+    vectors = nn.functional.embedding(table.row[flat], table.vectors).to(x.dtype)
+    states = nn.functional.embedding(rows, torch.cat([x, x.new_zeros(1, x.shape[1])])).split([len(group) for group in groups])
+    found = []
+    for block, own, some in zip(children, vectors.split([block.numel() for block in children]), states):
+        products = torch.bmm(some, own.reshape(*block.shape, -1).transpose(1, 2)).float().flatten(0, 1)
+        found.append(nn.functional.pad(products, (0, width - products.shape[1])))
+    return torch.zeros(len(x) + 1, width, device=x.device).index_copy(0, rows.flatten(), torch.cat(found))[:-1]
 
 
 def _products(x: Tensor, table: NodeVectors, children: Tensor) -> Tensor:
