@@ -157,7 +157,7 @@ def beam_search(
         children = Offspring(nodes, exists, None if leaf else trie.code(depth + 1, nodes))
         candidates = score.unsqueeze(-1)
         if not leaf:
-            several_only = depth + 1 == trie.depth and depth > 0 and scorer.among_children(depth) and _may_wait(device)
+            several_only = depth + 1 == trie.depth and depth > 0 and scorer.among_children(depth) and may_wait(device)
             candidates = candidates + (_where_several(scorer, beams, children, alive) if several_only else scorer(beams, children))
         elif ranking is not None:
             candidates = candidates - count.log().unsqueeze(-1)
@@ -206,7 +206,7 @@ def _where_several(scorer: ChildScorer, beams: Beams, children: Offspring, alive
     return log_probs.scatter(1, rows, found)
 
 
-def _may_wait(device: torch.device) -> bool:
+def may_wait(device: torch.device) -> bool:
     """Whether a value may steer Python: where it costs no waiting for a GPU and no graph is being recorded."""
     return device.type == "cpu" and not torch.compiler.is_compiling()
 

@@ -12,12 +12,34 @@ import torch
 from torch import Tensor
 
 from data.schemas import PAD
+from modules.item_tokens import ItemTokens
 
 FULL_UP_TO = 100_000
 """Items of the largest catalogue whose loss has every item in its denominator."""
 
 SAMPLES = 8192
 """Items drawn a step for the denominator of a larger one."""
+
+
+def reads_all_items(num_items: int) -> bool:
+    """Whether a step's loss has every item in its denominator."""
+    return num_items <= FULL_UP_TO
+
+
+def item_head_loss(states: Tensor, targets: Tensor, items: ItemTokens, table: Tensor | None) -> Tensor:
+    """``full_loss``, or ``sampled_loss`` where the catalogue has more than ``FULL_UP_TO`` items: then the step does not grow with it.
+
+    Args:
+        states: [B, P, D].
+        targets: [B, P], PAD where there is none.
+        items: gives the items' vectors.
+        table: [I, D], all of them where they are at hand.
+    """
+    num_items = items.catalogue.num_items
+    if reads_all_items(num_items):
+        return full_loss(states, targets, items.table() if table is None else table)
+    drawn = torch.randint(num_items, (SAMPLES,), device=states.device)
+    return sampled_loss(states, targets, items.vectors(targets.clamp_min(0)), drawn, items.vectors(drawn), num_items)
 
 
 def full_loss(states: Tensor, targets: Tensor, table: Tensor) -> Tensor:

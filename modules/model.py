@@ -16,12 +16,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from data.schemas import TokenizedSeqBatch, UserError
+from modules.beam_states import BeamStates
 from modules.catalogue import Catalogue
+from modules.code_losses import codebook_loss
 from modules.decoder_config import DecoderConfig as DecoderConfig
 from modules.decoding import ChildScorer, CodebookScorer, Ranking, SearchResult, beam_search
 from modules.distill import TeacherShares
 from modules.embedding import USER_TOKEN, HashedUserEmbedding, ItemDistanceBias, SemanticIdEmbedding
-from modules.item_head import FULL_UP_TO, SAMPLES, full_loss, sampled_loss
+from modules.item_head import item_head_loss, reads_all_items
 from modules.item_tokens import ItemTokens
 from modules.tokenizer.trie import PrefixTrie
 from modules.transformer import Decoder, Encoder, KeysValues
@@ -181,45 +183,25 @@ class EncoderDecoderRetrievalModel(nn.Module):
         table = self._item_table()
         states = self.item_states(encoded, batch) if self.config.item_head else None
         if self.tree is None:
-            losses = self._codebook_losses(x, batch, label_smoothing)
+            levels = [(head(x[..., level, :]), batch.target_sem_ids[..., level]) for level, head in enumerate(self.heads)]
+            losses = [codebook_loss(logits, codes, batch.target_mask, label_smoothing) for logits, codes in levels]
         else:
             shares = None
             if self.config.distill and states is not None and table is not None:
                 shares = TeacherShares(states, table, self.tree.catalogue.trie, self.config.distill)
             losses = self.tree.losses(x, self.heads, _given(batch.targets), table, label_smoothing, shares)
         loss = torch.stack(losses).sum()
-        if states is not None:
-            losses.append(self._item_head_loss(states, _given(batch.targets), table))
+        if states is not None and self.items is not None:
+            losses.append(item_head_loss(states, _given(batch.targets), self.items, table))
             loss = loss + self.config.item_head_weight * losses[-1]
         return ModelOutput(loss, {name: part.detach() for name, part in zip(self.part_names, losses)})
-
-    def _codebook_losses(self, x: Tensor, batch: TokenizedSeqBatch, label_smoothing: float) -> list[Tensor]:
-        """Cross-entropy of each level's codes over the whole codebook, from decoder states [B, P, C, D]."""
-        losses = []
-        count = batch.target_mask.sum().clamp_min(1)
-        for level, head in enumerate(self.heads):
-            logits = head(x[..., level, :]).float().flatten(0, 1)
-            codes = batch.target_sem_ids[..., level].masked_fill(~batch.target_mask, -100)
-            summed = nn.functional.cross_entropy(
-                logits, codes.flatten(), ignore_index=-100, reduction="sum", label_smoothing=label_smoothing
-            )
-            losses.append(summed / count)
-        return losses
 
     def _item_table(self) -> Tensor | None:
         """[I, D], where a step reads the vectors of all items."""
         if self.items is None:
             return None
-        full_head = self.config.item_head and self.items.catalogue.num_items <= FULL_UP_TO
+        full_head = self.config.item_head and reads_all_items(self.items.catalogue.num_items)
         return self.items.table() if full_head or self.config.tie_nodes or self.config.distill else None
-
-    def _item_head_loss(self, states: Tensor, targets: Tensor, table: Tensor | None) -> Tensor:
-        assert self.items is not None
-        num_items = self.items.catalogue.num_items
-        if table is not None and num_items <= FULL_UP_TO:
-            return full_loss(states, targets, table)
-        drawn = torch.randint(num_items, (SAMPLES,), device=states.device)
-        return sampled_loss(states, targets, self.items.vectors(targets.clamp_min(0)), drawn, self.items.vectors(drawn), num_items)
 
     # -- generation ---------------------------------------------------------------------------------------------------------------------
 
@@ -244,21 +226,8 @@ class EncoderDecoderRetrievalModel(nn.Module):
             seen: [B, ...] item ids that must not come back, PAD-filled.
         """
         encoded = self.encode(batch)
-        memory = [KeysValues(*(half.contiguous() for half in layer)) for layer in encoded.memory]  # or each step would copy them
         cross_bias = self._cross_bias(encoded, batch.mask.sum(1, keepdim=True) - 1)
-        past: list[list[Tensor]] = [[] for _ in encoded.memory]
-
-        def states(level: int, parents: Tensor | None, codes: Tensor | None) -> Tensor:
-            """Decoder states [B, W, D] of the beams that are asked about."""
-            nonlocal past
-            x = self.level_embedding[level].expand(len(batch.user_ids), 1, -1)
-            if codes is not None and parents is not None:
-                x = x + self.target_embedding.level(codes, level - 1)
-                rows = _rows(parents, len(past[0][0]))
-                past = [[code.index_select(0, rows) for code in layer] for layer in past]
-            x, past = self.decoder.step(self._in_compute_dtype(x), memory, past, cross_bias)
-            return x
-
+        states = BeamStates(self.decoder, self.target_embedding, self.level_embedding, encoded.memory, cross_bias, self._in_compute_dtype)
         scorer: ChildScorer
         if self.tree is None:
             depth = trie.depth if tuple_depth is None else tuple_depth
@@ -268,12 +237,6 @@ class EncoderDecoderRetrievalModel(nn.Module):
             table = self.items.table() if self.items is not None and self.config.tie_nodes else None
             scorer = TreeScorer(states, self.tree, self.heads, self.tree.node_vectors(table))
         return beam_search(scorer, trie, len(batch.user_ids), beam_size, seen, tuple_depth, temperature, generator, ranking, among)
-
-
-def _rows(parents: Tensor, num_rows: int) -> Tensor:
-    """Where each of the beams that continue ``parents`` [B, W'] finds its past among ``num_rows`` = B x W rows -> [B x W']."""
-    batch = len(parents)
-    return (torch.arange(batch, device=parents.device).unsqueeze(1) * (num_rows // batch) + parents).flatten()
 
 
 def _given(items: Tensor | None) -> Tensor:

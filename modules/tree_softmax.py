@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.schemas import PAD
 from modules import decoding
 from modules.catalogue import Catalogue
+from modules.code_losses import children_loss
 from modules.distill import TeacherShares
 from modules.keyed_vectors import KeyedVectors
 from modules.tokenizer.trie import PrefixTrie
@@ -114,7 +115,7 @@ class TreeSoftmax(nn.Module):
         children = torch.where(exists, first.unsqueeze(1) + slots, 0)
         scores = codes.gather(1, trie.code(depth + 1, children)).float()
         if table is not None:
-            ragged = decoding._may_wait(x.device)
+            ragged = decoding.may_wait(x.device)
             scores = scores + (_ragged_products(x, table, first, number, len(slots)) if ragged else _products(x, table, children))
         return scores.masked_fill(~exists, -torch.inf)
 
@@ -237,27 +238,3 @@ def _products(x: Tensor, table: NodeVectors, children: Tensor) -> Tensor:
     vectors = table.vectors.to(x.dtype)
     parts = [(vectors[table.row[part]] @ x.unsqueeze(-1)).squeeze(-1) for part in children.split(width, dim=1)]
     return torch.cat(parts, dim=1).float()
-
-
-def children_loss(logits: Tensor, slot: Tensor, label_smoothing: float = 0.0, shares: Tensor | None = None, trust: float = 0.0) -> Tensor:
-    """Cross-entropy of the right child among its siblings.
-
-    Args:
-        logits: [R, M], -inf where there is no child.
-        slot: [R] int64, the right child's place among its siblings.
-        label_smoothing: share of the target's probability spread over the children that exist.
-        shares: [R, M], a teacher's distribution over the children.
-        trust: share of the target's probability that is the teacher's.
-
-    Returns:
-        [R].
-    """
-    log_probs = torch.log_softmax(logits, dim=-1)
-    trust = 0.0 if shares is None else trust
-    loss = -(1 - label_smoothing - trust) * log_probs.gather(1, slot.unsqueeze(1)).squeeze(1)
-    exists = logits > -torch.inf
-    if label_smoothing > 0:
-        loss = loss - label_smoothing * log_probs.masked_fill(~exists, 0).sum(1) / exists.sum(1)
-    if shares is not None:
-        loss = loss - trust * (shares * log_probs.masked_fill(~exists, 0)).sum(1)
-    return loss

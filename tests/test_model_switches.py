@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.schemas import PAD, TokenizedSeqBatch, UserError
-from modules import decoding
-from modules import model as model_module
+from modules import decoding, item_head
 from modules.catalogue import Catalogue as Items
 from modules.embedding import ItemDistanceBias
 from modules.mixture import Mixture, softmax_masses
@@ -165,7 +164,7 @@ def test_the_loss_equals_a_slow_walk_down_the_tree(device, changes, waits, smoot
                 masses = torch.stack([teacher[torch.tensor(mask, device=device)].sum() for mask in below])
                 loss = loss - trust * (masses / masses.sum() * torch.stack(list(found.values()))).sum()
             levels[level].append(loss)
-    with mock.patch.object(decoding, "_may_wait", return_value=waits):
+    with mock.patch.object(decoding, "may_wait", return_value=waits):
         output = model(batch, smoothing)
     means = torch.stack([torch.stack(level).mean() for level in levels])
     close(torch.stack([output.parts[f"level_{level}"] for level in (1, 2, 3)]), means)
@@ -201,7 +200,7 @@ def test_a_large_catalogue_is_sampled_and_a_small_one_is_not(device):
     batch = a_batch(catalogue, BEST, device)
     full = model(batch).parts["item_head"]
     assert torch.equal(full, model(batch).parts["item_head"])
-    with mock.patch.object(model_module, "FULL_UP_TO", 10):
+    with mock.patch.object(item_head, "FULL_UP_TO", 10):
         assert model._item_table() is None
         sampled = torch.stack([model(batch).parts["item_head"] for _ in range(2)])
     assert sampled[0] != sampled[1]
@@ -336,7 +335,7 @@ def test_a_search_as_wide_as_the_catalogue_equals_scoring_every_item(device, cha
     batch = a_batch(catalogue, changes, device)
     expected = scores_of_items(model, catalogue, batch)
     seen = torch.tensor([[3, PAD], [5, 9], [2, PAD], [6, 5]], device=device)
-    with mock.patch.object(decoding, "_may_wait", return_value=waits):
+    with mock.patch.object(decoding, "may_wait", return_value=waits):
         found = model.generate_next_sem_id(batch, items.trie, 25, seen)
     for row in range(4):
         left = sorted(set(range(20)) - set(seen[row].tolist()))
@@ -399,7 +398,7 @@ def test_no_value_steers_generation_where_none_may(device, changes):
     items = items_of(catalogue, device)
     model = make_model(items, catalogue.vocab_sizes, **changes)
     batch, seen = a_batch(catalogue, changes, device), torch.tensor([[3, PAD], [5, 9], [2, PAD], [6, 5]], device=device)
-    with NoValues(), mock.patch.object(decoding, "_may_wait", return_value=False):  # as on a GPU
+    with NoValues(), mock.patch.object(decoding, "may_wait", return_value=False):  # as on a GPU
         model.generate_next_sem_id(batch, items.trie, 5, seen, tuple_depth=2)
 
 

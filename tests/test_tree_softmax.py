@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modules import tree_softmax
+from modules.code_losses import children_loss
 from modules.distill import TeacherShares
-from modules.tree_softmax import NodeVectors, _products, _ragged_products, children_loss
+from modules.tree_softmax import NodeVectors, _products, _ragged_products
 from tests.test_trie import catalogues, make_catalogue
 
 DIM = 4
