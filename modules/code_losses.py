@@ -37,17 +37,16 @@ def children_loss(logits: Tensor, slot: Tensor, label_smoothing: float = 0.0, sh
         slot: [R] int64, the right child's place among its siblings.
         label_smoothing: share of the target's probability spread over the children that exist.
         shares: [R, M], a teacher's distribution over the children.
-        trust: share of the target's probability that is the teacher's.
+        trust: share of the target's probability that is the teacher's, before smoothing.
 
     Returns:
         [R].
     """
     log_probs = torch.log_softmax(logits, dim=-1)
-    trust = 0.0 if shares is None else trust
-    loss = -(1 - label_smoothing - trust) * log_probs.gather(1, slot.unsqueeze(1)).squeeze(1)
     exists = logits > -torch.inf
-    if label_smoothing > 0:
-        loss = loss - label_smoothing * log_probs.masked_fill(~exists, 0).sum(1) / exists.sum(1)
+    loss = -log_probs.gather(1, slot.unsqueeze(1)).squeeze(1)
     if shares is not None:
-        loss = loss - trust * (shares * log_probs.masked_fill(~exists, 0)).sum(1)
+        loss = (1 - trust) * loss - trust * (shares * log_probs.masked_fill(~exists, 0)).sum(1)
+    if label_smoothing > 0:
+        loss = (1 - label_smoothing) * loss - label_smoothing * log_probs.masked_fill(~exists, 0).sum(1) / exists.sum(1)
     return loss

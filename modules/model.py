@@ -217,6 +217,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         generator: torch.Generator | None = None,
         ranking: Ranking | None = None,
         among: Tensor | None = None,
+        encoded: Encoded | None = None,
     ) -> SearchResult:
         """The ``beam_size`` most probable existing items after each history, by constrained beam search; see there for the arguments.
 
@@ -224,8 +225,9 @@ class EncoderDecoderRetrievalModel(nn.Module):
             batch: histories; its targets are not read.
             trie: the catalogue; where codes are scored over the children that exist, it must be the model's own.
             seen: [B, ...] item ids that must not come back, PAD-filled.
+            encoded: what ``encode`` gave for the batch, where it is at hand.
         """
-        encoded = self.encode(batch)
+        encoded = self.encode(batch) if encoded is None else encoded
         cross_bias = self._cross_bias(encoded, batch.mask.sum(1, keepdim=True) - 1)
         states = BeamStates(self.decoder, self.target_embedding, self.level_embedding, encoded.memory, cross_bias, self._in_compute_dtype)
         scorer: ChildScorer

@@ -158,12 +158,12 @@ def test_the_loss_equals_a_slow_walk_down_the_tree(device, changes, waits, smoot
         teacher = teacher_of(model, batch, row, place) if trust else None
         for level, code in enumerate(ids):
             found = slow_children(model, catalogue, states[row, place, level], ids[:level])
-            loss = -(1 - smoothing - trust) * found[code] - smoothing * sum(found.values()) / len(found)
+            right = (1 - trust) * found[code]
             if teacher is not None:
                 below = [[own[: level + 1] == (*ids[:level], sibling) for own in catalogue.ids()] for sibling in found]
                 masses = torch.stack([teacher[torch.tensor(mask, device=device)].sum() for mask in below])
-                loss = loss - trust * (masses / masses.sum() * torch.stack(list(found.values()))).sum()
-            levels[level].append(loss)
+                right = right + trust * (masses / masses.sum() * torch.stack(list(found.values()))).sum()
+            levels[level].append(-(1 - smoothing) * right - smoothing * sum(found.values()) / len(found))
     with mock.patch.object(decoding, "may_wait", return_value=waits):
         output = model(batch, smoothing)
     means = torch.stack([torch.stack(level).mean() for level in levels])

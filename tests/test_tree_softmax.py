@@ -98,7 +98,7 @@ def test_the_loss_of_three_children_is_as_by_hand(smoothing):
     assert found.item() == pytest.approx((-(1 - smoothing) * logs[1] - smoothing * logs.mean()).item())
     teacher = torch.tensor([[0.1, 0.2, 0.7, 0.0]])
     taught = children_loss(probabilities.log(), torch.tensor([1]), smoothing, teacher, 0.4)
-    expected = -(0.6 - smoothing) * logs[1] - smoothing * logs.mean() - 0.4 * (teacher[0, :3] * logs).sum()
+    expected = -(1 - smoothing) * (0.6 * logs[1] + 0.4 * (teacher[0, :3] * logs).sum()) - smoothing * logs.mean()
     assert taught.item() == pytest.approx(expected.item())
 
 
