@@ -26,6 +26,7 @@ from data.statistics import statistics
 from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.report import evaluation_report
+from modules.catalogue import Catalogue
 from modules.model import EncoderDecoderRetrievalModel
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.coders import refuse_contradictions
@@ -74,7 +75,8 @@ def train(options: DecoderOptions) -> None:
         order = tie_order(data.popularity.cpu(), corpus.item_keys, options.seed).to(placement.device)
         tokenizer = tokenizer.ordered_by(order)
         set_seed(options.seed)
-        model = EncoderDecoderRetrievalModel(options.model, tokenizer.vocab_sizes).to(placement.device)
+        catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids, data.popularity > 0) if options.model.needs_catalogue else None
+        model = EncoderDecoderRetrievalModel(options.model, tokenizer.vocab_sizes, catalogue).to(placement.device)
         if pretrained:
             load_weights(model, pretrained / WEIGHTS)
         if ranks.main:

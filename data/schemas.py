@@ -39,10 +39,12 @@ class SeqBatch(NamedTuple):
 
 
 class TokenizedSeqBatch(NamedTuple):
-    """A SeqBatch whose items were replaced by the codes of their semantic IDs."""
+    """A SeqBatch with the codes of its items' semantic IDs; models that read more than codes also need the items."""
 
     user_ids: Tensor  # [B] int64
     sem_ids: Tensor  # [B, N, C] int64, zeros where mask is False
     mask: Tensor  # [B, N] bool, True at real items
     target_sem_ids: Tensor  # [B, P, C] int64, zeros where target_mask is False
     target_mask: Tensor  # [B, P] bool
+    item_ids: Tensor | None = None  # [B, N] int64, PAD where mask is False
+    targets: Tensor | None = None  # [B, P] int64, PAD where target_mask is False

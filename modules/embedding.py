@@ -22,14 +22,15 @@ class SemanticIdEmbedding(nn.Module):
     Args:
         vocab_sizes: C sizes, the collision code's last where there is one.
         dim: D.
+        std: of the initial values.
     """
 
     offsets: Tensor
 
-    def __init__(self, vocab_sizes: Sequence[int], dim: int) -> None:
+    def __init__(self, vocab_sizes: Sequence[int], dim: int, std: float = 1.0) -> None:
         super().__init__()
         self.table = nn.Embedding(sum(vocab_sizes), dim)
-        nn.init.normal_(self.table.weight, std=1.0)
+        nn.init.normal_(self.table.weight, std=std)
         self.register_buffer("offsets", torch.tensor([0, *accumulate(vocab_sizes)][:-1]), persistent=False)
 
     def forward(self, sem_ids: Tensor) -> Tensor:

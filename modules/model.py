@@ -1,13 +1,14 @@
-"""The sequence model: a Transformer encoder reads a history as codes, a decoder writes the next item's (TIGER, section 3.2).
+"""The sequence model: a Transformer encoder reads a history, a decoder writes the next item's codes (TIGER, section 3.2).
 
 ``encoder_attention = "causal"``: the tokens of an item see the items up to their own, so one encoder pass over a user's history serves all
 of its prefixes, and the decoder runs at once for all positions that a target follows. ``"bidirectional"`` is the paper's encoder: one pass
-per (history, next item).
-Shape letters: B batch, N history length, P targets a row, C codes of an ID, D width, S = encoder tokens, W beams, K codes of a level.
+per (history, next item). Codes are scored over a level's whole codebook or over the children that exist (modules.tree_softmax); histories
+are read code by code, as in the paper, or item by item (modules.item_tokens).
+Shape letters: B batch, N history length, P targets a row, C codes of an ID, D width, S = encoder tokens, W beams, K codes of a level,
+I items.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,87 +16,55 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from data.schemas import TokenizedSeqBatch, UserError
-from modules.decoding import SearchResult, constrained_beam_search
+from modules.beam_states import BeamStates
+from modules.catalogue import Catalogue
+from modules.code_losses import codebook_loss
+from modules.decoder_config import DecoderConfig as DecoderConfig
+from modules.decoding import ChildScorer, CodebookScorer, Ranking, SearchResult, beam_search
+from modules.distill import TeacherShares
 from modules.embedding import USER_TOKEN, HashedUserEmbedding, ItemDistanceBias, SemanticIdEmbedding
+from modules.item_head import item_head_loss, reads_all_items
+from modules.item_tokens import ItemTokens
 from modules.tokenizer.trie import PrefixTrie
 from modules.transformer import Decoder, Encoder, KeysValues
-
-ENCODER_ATTENTIONS = ("causal", "bidirectional")
-POSITIONS = ("relative", "learned")
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Shape of the encoder-decoder; with the tokenizer's vocabulary sizes all that is needed to rebuild it."""
-
-    embed_dim: int = 128
-    attn_dim: int = 384
-    num_heads: int = 6
-    num_layers: int = 2
-    ff_dim: int = 1024
-    dropout: float = 0.1
-    max_seq_len: int = 20
-    encoder_attention: str = "causal"
-    position: str = "relative"
-    separator: bool = False
-    num_user_buckets: int = 2000
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.encoder_attention not in ENCODER_ATTENTIONS:
-            problems.append(
-                f"train.encoder_attention is {self.encoder_attention!r}; it can be {' or '.join(map(repr, ENCODER_ATTENTIONS))}"
-            )
-        if self.position not in POSITIONS:
-            problems.append(f"train.position is {self.position!r}; it can be {' or '.join(map(repr, POSITIONS))}")
-        if self.position == "learned" and self.encoder_attention == "causal":
-            problems.append(
-                "train.position = 'learned' counts items back from the end of the history, which a causal encoder does not know; "
-                "use train.position = 'relative' or train.encoder_attention = 'bidirectional'"
-            )
-        if min(self.embed_dim, self.attn_dim, self.num_heads, self.num_layers, self.ff_dim, self.max_seq_len) < 1:
-            problems.append("the decoder's widths, heads, layers and train.max_seq_len must all be at least 1")
-        elif self.attn_dim % self.num_heads:
-            problems.append(
-                f"train.attn_embed_dim = {self.attn_dim} cannot be split over train.attn_heads = {self.num_heads}: take a multiple"
-            )
-        if self.num_user_buckets < 0:
-            problems.append(f"train.num_user_bins is {self.num_user_buckets}; it must be 0 (no user token) or more")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"train.dropout_p is {self.dropout}; it must lie in [0, 1)")
-        if problems:
-            raise UserError(*problems)
+from modules.tree_softmax import TreeScorer, TreeSoftmax
 
 
 class ModelOutput(NamedTuple):
-    loss: Tensor  # scalar: cross-entropy summed over levels, averaged over targets
-    parts: dict[str, Tensor]  # what the loss is made of, detached: level_losses [C]
+    loss: Tensor  # scalar: cross-entropy summed over levels, averaged over targets, and the item head's
+    parts: dict[str, Tensor]  # what the loss is made of, detached: "level_losses" [C] and, where there is one, "item_head", a scalar
 
 
 class Encoded(NamedTuple):
     memory: list[KeysValues]  # one pair a decoder layer, [B, H, S, A/H]
     token_items: Tensor  # [1, S], the item position of each encoder token; USER_TOKEN for the user's
     token_mask: Tensor  # [B, S] bool, True at real tokens
+    states: Tensor  # [B, S, D], the encoder's output
 
 
 class EncoderDecoderRetrievalModel(nn.Module):
     """Loss of next-item semantic IDs, and their generation by constrained beam search.
 
     Args:
-        config: shape.
+        config: shape and switches.
         vocab_sizes: C vocabulary sizes, the collision code's last where there is one.
+        catalogue: the items, for the switches that read more of them than codes.
+
+    Raises:
+        UserError: such a switch without a catalogue.
     """
 
     self_bias: Tensor
 
-    def __init__(self, config: DecoderConfig, vocab_sizes: Sequence[int]) -> None:
+    def __init__(self, config: DecoderConfig, vocab_sizes: Sequence[int], catalogue: Catalogue | None = None) -> None:
         super().__init__()
         self.config = config
         self.vocab_sizes = tuple(vocab_sizes)
         dim, num_codes = config.embed_dim, len(vocab_sizes)
         stack = (config.num_layers, dim, config.attn_dim, config.num_heads, config.ff_dim, config.dropout)
-        self.history_embedding = SemanticIdEmbedding(vocab_sizes, dim)
-        self.target_embedding = SemanticIdEmbedding(vocab_sizes, dim)
+        by_code = config.history_tokens == "codes"
+        self.history_embedding = SemanticIdEmbedding(vocab_sizes, dim, config.history_std) if by_code else None
+        self.target_embedding = SemanticIdEmbedding(vocab_sizes, dim, config.target_init_std)
         self.level_embedding = nn.Parameter(torch.randn(num_codes, dim))
         self.user_embedding = HashedUserEmbedding(config.num_user_buckets, dim) if config.num_user_buckets else None
         self.separator = nn.Parameter(torch.randn(dim)) if config.separator else None
@@ -106,13 +75,27 @@ class EncoderDecoderRetrievalModel(nn.Module):
         self.decoder = Decoder(*stack)
         self.heads = nn.ModuleList(nn.Linear(dim, size) for size in vocab_sizes)
         self.register_buffer("self_bias", torch.full((num_codes, num_codes), -torch.inf).triu(1), persistent=False)
+        self.items: ItemTokens | None = None
+        self.tree: TreeSoftmax | None = None
+        if config.needs_catalogue and catalogue is None:
+            raise UserError("train.history_tokens = 'items' and train.code_softmax = 'children' need the catalogue of items")
+        if catalogue is not None and not by_code:
+            self.items = ItemTokens(
+                catalogue, vocab_sizes, dim, config.history_std, config.learned_items, config.item_dropout, config.text_projection
+            )
+        if catalogue is not None and config.code_softmax == "children":
+            self.tree = TreeSoftmax(catalogue, dim, config.node_init_std, config.node_embeddings, config.node_dropout, config.tie_nodes)
 
     # -- encoder ------------------------------------------------------------------------------------------------------------------------
 
     def _tokens(self, batch: TokenizedSeqBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder input [B, S, D], item position of each token [1, S], mask of real tokens [B, S]."""
         length = batch.sem_ids.shape[1]
-        x = self.history_embedding(batch.sem_ids)
+        if self.history_embedding is not None:
+            x = self.history_embedding(batch.sem_ids)
+        else:
+            assert self.items is not None
+            x = self.items(_given(batch.item_ids), batch.sem_ids).unsqueeze(2)
         if self.recency_embedding is not None:
             from_end = batch.mask.sum(1, keepdim=True) - 1 - torch.arange(length, device=x.device)
             x = x + self.recency_embedding(from_end.clamp_min(0)).unsqueeze(2)
@@ -138,7 +121,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         else:
             bias = bias.masked_fill(~mask[:, None, None, :], -torch.inf)
         encoded = self.encoder(self._in_compute_dtype(x), self._in_compute_dtype(bias))
-        return Encoded(self.decoder.memory(encoded), items, mask)
+        return Encoded(self.decoder.memory(encoded), items, mask, encoded)
 
     def _cross_bias(self, encoded: Encoded, last_items: Tensor) -> Tensor:
         """[B or 1, H, P, S]: by distance of each target's last item ``last_items`` [B or 1, P] to each token; later items are barred."""
@@ -152,44 +135,69 @@ class EncoderDecoderRetrievalModel(nn.Module):
         device = x.device.type
         return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
+    def item_states(self, encoded: Encoded, batch: TokenizedSeqBatch) -> Tensor:
+        """[B, P, D]: the encoder's state behind the last item before each target, where an item is one token."""
+        index = self._last_items(batch) + encoded.states.shape[1] - batch.mask.shape[1]
+        return encoded.states.take_along_dim(index.unsqueeze(-1), dim=1)
+
     # -- training -----------------------------------------------------------------------------------------------------------------------
 
-    def target_logits(self, batch: TokenizedSeqBatch) -> list[Tensor]:
-        """Teacher forcing: for each level its logits [B, P, K], given the history and the target's codes of the levels above."""
-        encoded = self.encode(batch)
+    def _last_items(self, batch: TokenizedSeqBatch) -> Tensor:
+        """[B or 1, P]: position of the last item before each target."""
+        length, targets = batch.mask.shape[1], batch.target_mask.shape[1]
+        if self.config.encoder_attention == "causal" and targets > 1:
+            return torch.arange(length - targets, length, device=batch.mask.device).unsqueeze(0)
+        return batch.mask.sum(1, keepdim=True) - 1
+
+    def _decode(self, encoded: Encoded, batch: TokenizedSeqBatch) -> Tensor:
+        """Teacher forcing: the decoder's states [B, P, C, D], given the history and the target's codes of the levels above."""
         num_codes = len(self.vocab_sizes)
         previous = self.target_embedding(batch.target_sem_ids[..., : num_codes - 1])
         x = torch.cat([torch.zeros_like(previous[..., :1, :]) if num_codes > 1 else self._blank(batch), previous], dim=2)
         x = self._in_compute_dtype(x + self.level_embedding)
-        length, targets = batch.mask.shape[1], batch.target_mask.shape[1]
-        if self.config.encoder_attention == "causal" and targets > 1:
-            last_items = torch.arange(length - targets, length, device=x.device).unsqueeze(0)
-        else:
-            last_items = batch.mask.sum(1, keepdim=True) - 1
-        cross_bias = self._cross_bias(encoded, last_items).repeat_interleave(num_codes, dim=2)
-        x = self.decoder(x, encoded.memory, self._in_compute_dtype(self.self_bias), cross_bias)
+        cross_bias = self._cross_bias(encoded, self._last_items(batch)).repeat_interleave(num_codes, dim=2)
+        return self.decoder(x, encoded.memory, self._in_compute_dtype(self.self_bias), cross_bias)
+
+    def target_logits(self, batch: TokenizedSeqBatch) -> list[Tensor]:
+        """For each level the logits [B, P, K] of its codebook, given the history and the target's codes of the levels above."""
+        x = self._decode(self.encode(batch), batch)
         return [head(x[..., level, :]) for level, head in enumerate(self.heads)]
 
     def _blank(self, batch: TokenizedSeqBatch) -> Tensor:
         return self.level_embedding.new_zeros(*batch.target_mask.shape, 1, self.config.embed_dim)
 
     def forward(self, batch: TokenizedSeqBatch, label_smoothing: float = 0.0) -> ModelOutput:
-        """Cross-entropy of the target codes, summed over the C levels and averaged over the targets that are there.
+        """Cross-entropy of the target codes, summed over the C levels and averaged over the targets that are there; and the item head's.
 
         Args:
             batch: P targets, one after each of the last P positions (causal encoder), or P = 1, after each row's last item.
-            label_smoothing: share of the target's probability spread over the level's vocabulary.
+            label_smoothing: share of the target's probability spread over the level's vocabulary, or over the children that exist.
         """
-        losses = []
-        count = batch.target_mask.sum().clamp_min(1)
-        for level, logits in enumerate(self.target_logits(batch)):
-            codes = batch.target_sem_ids[..., level].masked_fill(~batch.target_mask, -100)
-            summed = nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), codes.flatten(), ignore_index=-100, reduction="sum", label_smoothing=label_smoothing
-            )
-            losses.append(summed / count)
+        encoded = self.encode(batch)
+        x = self._decode(encoded, batch)
+        table = self._item_table()
+        states = self.item_states(encoded, batch) if self.config.item_head else None
+        if self.tree is None:
+            levels = [(head(x[..., level, :]), batch.target_sem_ids[..., level]) for level, head in enumerate(self.heads)]
+            losses = [codebook_loss(logits, codes, batch.target_mask, label_smoothing) for logits, codes in levels]
+        else:
+            shares = None
+            if self.config.distill and states is not None and table is not None:
+                shares = TeacherShares(states, table, self.tree.catalogue.trie, self.config.distill)
+            losses = self.tree.losses(x, self.heads, _given(batch.targets), table, label_smoothing, shares)
         level_losses = torch.stack(losses)
-        return ModelOutput(level_losses.sum(), {"level_losses": level_losses.detach()})
+        loss, parts = level_losses.sum(), {"level_losses": level_losses.detach()}
+        if states is not None and self.items is not None:
+            item_head = item_head_loss(states, _given(batch.targets), self.items, table)
+            loss, parts["item_head"] = loss + self.config.item_head_weight * item_head, item_head.detach()
+        return ModelOutput(loss, parts)
+
+    def _item_table(self) -> Tensor | None:
+        """[I, D], where a step reads the vectors of all items."""
+        if self.items is None:
+            return None
+        full_head = self.config.item_head and reads_all_items(self.items.catalogue.num_items)
+        return self.items.table() if full_head or self.config.tie_nodes or self.config.distill else None
 
     # -- generation ---------------------------------------------------------------------------------------------------------------------
 
@@ -203,32 +211,38 @@ class EncoderDecoderRetrievalModel(nn.Module):
         tuple_depth: int | None = None,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
+        ranking: Ranking | None = None,
+        among: Tensor | None = None,
+        encoded: Encoded | None = None,
     ) -> SearchResult:
         """The ``beam_size`` most probable existing items after each history, by constrained beam search; see there for the arguments.
 
         Args:
             batch: histories; its targets are not read.
+            trie: the catalogue; where codes are scored over the children that exist, it must be the model's own.
             seen: [B, ...] item ids that must not come back, PAD-filled.
+            encoded: what ``encode`` gave for the batch, where it is at hand.
         """
-        encoded = self.encode(batch)
-        memory = [KeysValues(*(half.contiguous() for half in layer)) for layer in encoded.memory]  # or each step would copy them
+        encoded = self.encode(batch) if encoded is None else encoded
         cross_bias = self._cross_bias(encoded, batch.mask.sum(1, keepdim=True) - 1)
-        past: list[list[Tensor]] = [[] for _ in encoded.memory]
-
-        def step(level: int, parents: Tensor | None, codes: Tensor | None) -> Tensor:
-            nonlocal past
-            x = self.level_embedding[level].expand(len(batch.user_ids), 1, -1)
-            if codes is not None and parents is not None:
-                x = x + self.target_embedding.level(codes, level - 1)
-                rows = _rows(parents, len(past[0][0]))
-                past = [[code.index_select(0, rows) for code in layer] for layer in past]
-            x, past = self.decoder.step(self._in_compute_dtype(x), memory, past, cross_bias)
-            return self.heads[level](x)
-
-        return constrained_beam_search(step, trie, len(batch.user_ids), beam_size, seen, tuple_depth, temperature, generator)
+        states = BeamStates(self.decoder, self.target_embedding, self.level_embedding, encoded.memory, cross_bias, self._in_compute_dtype)
+        scorer: ChildScorer
+        if self.tree is None:
+            depth = trie.depth if tuple_depth is None else tuple_depth
+            scorer = CodebookScorer(lambda level, parents, codes: self.heads[level](states(level, parents, codes)), depth)
+        else:
+            self.tree.check(trie)
+            table = self.items.table() if self.items is not None and self.config.tie_nodes else None
+            scorer = TreeScorer(states, self.tree, self.heads, self.tree.node_vectors(table))
+        return beam_search(scorer, trie, len(batch.user_ids), beam_size, seen, tuple_depth, temperature, generator, ranking, among)
 
 
-def _rows(parents: Tensor, num_rows: int) -> Tensor:
-    """Where each of the beams that continue ``parents`` [B, W'] finds its past among ``num_rows`` = B x W rows -> [B x W']."""
-    batch = len(parents)
-    return (torch.arange(batch, device=parents.device).unsqueeze(1) * (num_rows // batch) + parents).flatten()
+def _given(items: Tensor | None) -> Tensor:
+    """The batch's items, which batches made by hand may lack.
+
+    Raises:
+        ValueError: the batch has codes alone.
+    """
+    if items is None:
+        raise ValueError("train.history_tokens = 'items' and train.code_softmax = 'children' need batches with item ids")
+    return items

@@ -388,7 +388,7 @@ def test_histories_are_encoded_once_and_not_once_a_beam(device, attention):
 def test_no_value_steers_generation(device, attention):
     model, batch = make_model(device, [4, 3, 5], encoder_attention=attention, separator=True), last_batch(device)
     trie, seen = catalogue_of_20().trie(device), torch.tensor([[3, PAD], [5, 9], [2, PAD], [6, 5]], device=device)
-    with NoValues(), mock.patch.object(decoding, "_may_wait", return_value=False):  # as on a GPU
+    with NoValues(), mock.patch.object(decoding, "may_wait", return_value=False):  # as on a GPU
         model.generate_next_sem_id(batch, trie, 5, seen, tuple_depth=2)
 
 

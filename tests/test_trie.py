@@ -188,6 +188,26 @@ def test_without_an_order_leaves_list_their_items_by_row(device):
     assert trie.items.tolist() == [1, 3, 0, 2, 4]
 
 
+@relaxed
+@given(catalogue=catalogues())
+def test_the_path_of_an_item_is_the_nodes_of_its_prefixes(device, catalogue):
+    trie = catalogue.trie(device)
+    expected = [[catalogue.nodes(depth).index(ids[:depth]) for depth in range(1, trie.depth + 1)] for ids in catalogue.ids()]
+    items = torch.arange(len(expected), device=device)
+    assert trie.path(items).tolist() == expected
+    assert trie.path(items[:1].reshape(1, 1)).shape == (1, 1, trie.depth)
+
+
+@relaxed
+@given(catalogue=catalogues(), width=st.integers(0, 12))
+def test_positions_of_items_are_distinct_and_sorted(device, catalogue, width):
+    trie, listing = catalogue.trie(device), catalogue.listing()
+    items = draw_seen(catalogue, 3, width)
+    for row, found in zip(items.tolist(), trie.positions(items.to(device)).tolist()):
+        expected = sorted({listing.index(item) for item in row if item != PAD})
+        assert found == expected + [len(listing)] * (width - len(expected))
+
+
 # -- histories --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +225,22 @@ def test_a_node_is_exhausted_exactly_when_every_item_below_it_was_seen(device, c
             assert set(found[depth - 1][row].tolist()) - {PAD} == full
         positions = [place for place in found[-1][row].tolist() if place != PAD]
         assert sorted(positions) == [place for place, item in enumerate(listing) if item in items]
+
+
+@relaxed
+@given(catalogue=catalogues(), width=st.integers(1, 12))
+def test_items_that_may_not_be_found_do_not_keep_a_node_from_being_exhausted(device, catalogue, width):
+    trie, ids = catalogue.trie(device), catalogue.ids()
+    seen, among = draw_seen(catalogue, 4, width), torch.rand(len(ids), generator=catalogue.generator) < 0.6
+    found = trie.exhausted(seen.to(device), among.to(device))
+    for row, items in enumerate(seen.tolist()):
+        for depth in range(1, len(catalogue.vocab_sizes) + 1):
+            full = set()
+            for number, node in enumerate(catalogue.nodes(depth)):
+                below = [item for item, own in enumerate(ids) if own[:depth] == node and among[item]]
+                if below and set(below) <= set(items):
+                    full.add(number)
+            assert set(found[depth - 1][row].tolist()) - {PAD} == full
 
 
 def test_an_empty_history_exhausts_nothing(device):

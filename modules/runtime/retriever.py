@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data.io.files import write_whole
 from data.schemas import PAD, SeqBatch, UserError
+from modules.catalogue import Catalogue
 from modules.decoding import SearchResult
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.runtime.checkpoint import WEIGHTS, load_weights
@@ -34,6 +35,8 @@ class Retriever(NamedTuple):
 class Shortlist:
     """A retriever that can only find some of the items, such as those that training never saw; one more trie, the same model.
 
+    A model that scores children of its own trie's nodes searches that trie and bars the other items.
+
     Args:
         retriever: finds all items.
         items: [J] their rows, at least one.
@@ -47,11 +50,14 @@ class Shortlist:
         self.row[self.items] = torch.arange(len(items), device=self.items.device)
 
     def search(self, batch: SeqBatch, beam_size: int, seen: Tensor | None) -> SearchResult:
-        """As ``Retriever.search``; ``item_ids`` are rows of the whole catalogue, ``tuples`` nodes of this list's own trie.
+        """As ``Retriever.search``; ``item_ids`` are rows of the whole catalogue, ``tuples`` nodes of the trie that is searched.
 
-        Scores hold within the list: a collision code is scored among the items of the list that share the tuple.
+        In a trie of its own scores hold within the list: a collision code is scored among the items of the list that share the tuple.
         """
         model, tokenizer, _ = self.retriever
+        if model.tree is not None:
+            among = self.row != PAD
+            return model.generate_next_sem_id(tokenizer(batch), tokenizer.trie, beam_size, seen, tokenizer.num_levels, among=among)
         barred = None if seen is None else torch.where(seen == PAD, PAD, self.row[seen.clamp(min=0)])
         found = model.generate_next_sem_id(tokenizer(batch), self.trie, beam_size, barred, tokenizer.num_levels)
         return found._replace(item_ids=torch.where(found.item_ids == PAD, PAD, self.items[found.item_ids.clamp(min=0)]))
@@ -90,6 +96,7 @@ def load_retriever(folder: Path, device: torch.device | str = "cpu") -> Retrieve
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a run of train_decoder.py ({error}); give the directory that it printed as 'run'") from error
     tokenizer = SemanticIdTokenizer.load(folder).to(device)
-    model = EncoderDecoderRetrievalModel(config, vocab_sizes)
+    catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids) if config.needs_catalogue else None
+    model = EncoderDecoderRetrievalModel(config, vocab_sizes, catalogue)
     load_weights(model, folder / WEIGHTS)
     return Retriever(model.to(device).eval(), tokenizer, titles)

@@ -99,7 +99,7 @@ class SemanticIdTokenizer(nn.Module):
         mask, target_mask = batch.item_ids != PAD, batch.targets != PAD
         codes = self.sem_ids[batch.item_ids.clamp_min(0)] * mask.unsqueeze(-1)
         target_codes = self.sem_ids[batch.targets.clamp_min(0)] * target_mask.unsqueeze(-1)
-        return TokenizedSeqBatch(batch.user_ids, codes, mask, target_codes, target_mask)
+        return TokenizedSeqBatch(batch.user_ids, codes, mask, target_codes, target_mask, batch.item_ids, batch.targets)
 
     def items_of(self, sem_ids: Tensor) -> Tensor:
         """Item [...] of each whole ID [..., C]; PAD where there is none; the first in the seeded order where several share it."""

@@ -127,28 +127,48 @@ class PrefixTrie(nn.Module):
         """[...] bool: does some item's semantic ID begin with ``prefix`` [..., t]?"""
         return self.find(prefix) != PAD
 
-    def exhausted(self, seen: Tensor) -> list[Tensor]:
+    def path(self, items: Tensor) -> Tensor:
+        """Nodes [..., C] at depths 1..C above each item [...]: its leaf comes last."""
+        node = self.item_position[items].long()
+        nodes = []
+        for depth in range(self.depth, 0, -1):
+            node = self.parent(depth + 1, node)
+            nodes.append(node)
+        return torch.stack(nodes[::-1], dim=-1)
+
+    def positions(self, items: Tensor) -> Tensor:
+        """Sorted positions in ``self.items`` of each row's distinct items [B, S], PAD-filled; I behind the last -> [B, S]."""
+        beyond = self.num_items  # sorts after every position
+        position = torch.where(items == PAD, beyond, self.item_position[items.clamp_min(0)].long()).sort(dim=1).values
+        repeated = torch.zeros_like(position, dtype=torch.bool)
+        repeated[:, 1:] = position[:, 1:] == position[:, :-1]
+        return position.masked_fill(repeated, beyond).sort(dim=1).values
+
+    def allowed_before(self, among: Tensor) -> Tensor:
+        """[I + 1] int64: how many of the items ``among`` [I] bool stand before each position of ``items``."""
+        return nn.functional.pad(among[self.items.long()].cumsum(0), (1, 0))
+
+    def exhausted(self, seen: Tensor, among: Tensor | None = None) -> list[Tensor]:
         """Nodes of which a history holds every item.
 
         Args:
             seen: [B, S] item ids, PAD where there is none; an item may occur twice.
+            among: [I] bool: the other items count as if there were none; None: all items count.
 
         Returns:
             For each depth 1..C + 1 a tensor [B, S]: node numbers at that depth (at C + 1: positions in ``items``), PAD elsewhere.
         """
-        beyond = self.num_items  # sorts after every position
-        position = torch.where(seen == PAD, beyond, self.item_position[seen.clamp_min(0)].long()).sort(dim=1).values
-        repeated = torch.zeros_like(position, dtype=torch.bool)
-        repeated[:, 1:] = position[:, 1:] == position[:, :-1]
-        position = position.masked_fill(repeated, beyond).sort(dim=1).values
-        real = position < beyond
+        position = self.positions(seen if among is None else torch.where(among[seen.clamp_min(0)], seen, PAD))
+        before = None if among is None else self.allowed_before(among)
+        real = position < self.num_items
         node = position.clamp_max(self.num_items - 1)
         result = [torch.where(real, node, PAD)]
         for depth in range(self.depth, 0, -1):
             node = self.parent(depth + 1, node)
             start, end = self.item_range(depth, node)
             held = torch.searchsorted(position, end.contiguous()) - torch.searchsorted(position, start.contiguous())
-            result.append(torch.where(real & (held == end - start), node, PAD))
+            number = end - start if before is None else before[end] - before[start]
+            result.append(torch.where(real & (held == number), node, PAD))
         return result[::-1]
 
 

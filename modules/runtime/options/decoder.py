@@ -72,6 +72,26 @@ class DecoderOptions(RunOptions, DataOptions):
     )
     should_add_sep_token: bool = option(False, "a separator after each item's codes.", sets="separator")
     num_user_bins: Natural = option(2000, "buckets of the hashed user token; 0 leaves it out.", sets="num_user_buckets")
+    history_tokens: Literal["codes", "items"] = option(
+        "codes", "what the encoder reads: every code of an item (the paper's), or one token an item."
+    )
+    learned_items: bool = option(True, 'with history_tokens = "items": a learned vector of each item in its token.')
+    item_dropout: Share = option(0.0, "probability that an item's learned vector is left out in training.")
+    text_projection: bool = option(False, 'with history_tokens = "items": the item\'s text vector, projected, in its token.')
+    code_softmax: Literal["codebook", "children"] = option(
+        "codebook", "what a code competes with: the level's whole codebook (the paper's), or the codes that exist below the prefix."
+    )
+    node_embeddings: bool = option(False, 'with code_softmax = "children": a learned vector of each node of the prefix trie.')
+    node_dropout: Share = option(0.0, "probability that a node's learned vector is left out in training.")
+    tie_nodes: bool = option(False, "the mean of the item vectors below a node is part of the node's vector.")
+    item_head: bool = option(False, "train a softmax over items on the encoder's last state, too.")
+    item_head_weight: NonNegative = option(1.0, "weight of its loss beside the codes'.")
+    distill: Share = option(0.0, "share of a target code's probability that the item head gives.")
+    history_init_std: NonNegative | None = option(
+        None, 'initial deviation of code and item embeddings in the encoder; None: 1 for "codes", .05 for "items".'
+    )
+    target_init_std: NonNegative = option(1.0, "initial deviation of the decoder's code embeddings.")
+    node_init_std: NonNegative = option(0.02, "initial deviation of the node vectors.")
     vae_input_dim: Count | None = option(None, CHECKED)
     vae_embed_dim: Count | None = option(None, CHECKED)
     vae_hidden_dims: tuple[Count, ...] | None = option(None, CHECKED)
