@@ -3,16 +3,16 @@
 Shape letters: B batch, N history length, P targets per row, S seen items, I items.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from data.batch_plan import BatchPlanner, TrainPlan, prefix_rows, window_rows
+from data.batch_plan import BatchPlanner, TrainPlan, Windows, prefix_rows, window_rows
 from data.corpus import Histories
 from data.schemas import PAD, SeqBatch, UserError
-from data.splits import Split, TimeSplit, check_no_leak, leave_one_out, split_by_time
+from data.splits import Split, Targets, TimeSplit, check_no_leak, leave_one_out, split_by_time
 from data.statistics import item_popularity
 
 
@@ -52,8 +52,13 @@ class SeqData:
 
     def to(self, device: str | torch.device) -> "SeqData":
         """Moves the arrays that batches are cut from; batches then come out on that device. Plans are made on the CPU."""
-        *parts, self.windows = (type(part)(*(field.to(device) for field in part)) for part in (*self.split, self.windows))
-        self.split = Split(*parts)
+
+        def moved(fields: Iterable[Tensor]) -> Iterator[Tensor]:
+            return (field.to(device) for field in fields)
+
+        train, validation, test, full = self.split
+        parts = Targets(*moved(validation)), Targets(*moved(test))
+        self.split, self.windows = Split(Histories(*moved(train)), *parts, Histories(*moved(full))), Windows(*moved(self.windows))
         self.popularity, self._plan = self.popularity.to(device), None
         return self
 

@@ -117,7 +117,9 @@ def drop_cold(kept: Kept, num_items: int) -> tuple[Tensor, Kept]:
 def finish(where: str, catalogue: Catalogue, kept: Kept, notes: Sequence[str] = ()) -> LoadedCorpus:
     """Makes the corpus; an item without a title is called by its key, and what is too long is cut. Both are counted in the notes."""
     items, more = finish_items(where, catalogue)
-    return LoadedCorpus(Corpus(*map(list, items), kept.user_keys, kept.histories, kept.times), [*notes, *kept.notes, *more])
+    keys, titles, texts, categories = map(list, items)
+    corpus = Corpus(keys, titles, texts, categories, kept.user_keys, kept.histories, kept.times)
+    return LoadedCorpus(corpus, [*notes, *kept.notes, *more])
 
 
 def codes_of(column: "pl.Series", keys: "pl.Series") -> "pl.Series":

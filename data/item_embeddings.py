@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor
 from data.io.files import digest, file_sha256, write_whole
 from data.item_text import TEMPLATE_VERSION
 from data.schemas import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger("tiger.data")
 
@@ -86,8 +89,8 @@ def embed_texts(
     return embeddings
 
 
-def _load_encoder(model: str, local: Path, device: str | torch.device):
-    """Returns a SentenceTransformer; never prompts, never runs code that comes with a model."""
+def _load_encoder(model: str, local: Path, device: str | torch.device) -> "SentenceTransformer":
+    """Returns the encoder; never prompts, never runs code that comes with a model."""
     ways = "connect once, set train.text_model to a local directory, or set train.item_embeddings to a .npy file"
     if not local.is_dir() and (local.is_absolute() or model.startswith(".") or (model.count("/") != 1 and "/" in model)):
         raise UserError(f"train.text_model: no directory {model} (`python -m data.quick` fetches a small encoder); {ways}")

@@ -5,6 +5,7 @@ Shape letters: B batch, N history length, P targets per row, S seen items, C cod
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 PAD = -1
@@ -34,8 +35,9 @@ class SeqBatch(NamedTuple):
     targets: Tensor  # [B, P] int64, PAD where there is nothing to predict
     seen: Tensor | None  # [B, S] int64: every item of the user before the target, padded with PAD; None in training
 
-    def to(self, device) -> "SeqBatch":
-        return SeqBatch(*(None if field is None else field.to(device, non_blocking=True) for field in self))
+    def to(self, device: str | torch.device) -> "SeqBatch":
+        user_ids, item_ids, targets = (field.to(device, non_blocking=True) for field in self[:3])
+        return SeqBatch(user_ids, item_ids, targets, None if self.seen is None else self.seen.to(device, non_blocking=True))
 
 
 class TokenizedSeqBatch(NamedTuple):

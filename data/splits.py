@@ -68,7 +68,8 @@ def split_by_time(histories: Histories, by: TimeSplit) -> Split:
     for count, end in zip(before, (before[1], lengths)):
         users = torch.nonzero((count > 0) & (count < end)).flatten()
         parts.append(Targets(users, offsets[users] + count[users]))
-    return Split(beginnings(histories, before[0]), *parts, histories)
+    validation, test = parts
+    return Split(beginnings(histories, before[0]), validation, test, histories)
 
 
 def time_bounds(times: Tensor, quantiles: tuple[float, float]) -> TimeSplit:

@@ -124,11 +124,11 @@ def _explain_csv(path: Path, names: Sequence[str], types: Mapping[str, object], 
     raise UserError(f"{path} is not a csv that can be read ({field_text(said)[:120]}); expected {expected}; mend the file")
 
 
-def _bits(kind: "pl.DataType | type[pl.DataType]") -> int:
+def _bits(kind: object) -> int:
     """Of a signed whole number; 0 for fractions."""
     import polars as pl
 
-    return {pl.Int32: 32, pl.Int64: 64}.get(kind, 0)
+    return 32 if kind == pl.Int32 else 64 if kind == pl.Int64 else 0
 
 
 def _is_number(text: str, bits: int) -> bool:

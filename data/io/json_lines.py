@@ -109,11 +109,15 @@ def _explain(path: Path, stretch: bytes, first: int, types: Mapping[str, object]
         for name, kind in types.items():
             value = row.get(name)
             whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-            fits = {pl.String: isinstance(value, str), pl.Int64: whole}.get(kind, whole or isinstance(value, float))
+            if kind == pl.String:
+                fits, wanted = isinstance(value, str), "text"
+            elif kind == pl.Int64:
+                fits, wanted = whole, "a whole number"
+            else:
+                fits, wanted = whole or isinstance(value, float), "a number"
             if not fits:
                 what = f"lacks the key {name}" if name not in row else f"has {value!r:.60} for {name}"
-                kind_name = {pl.String: "text", pl.Int64: "a whole number"}.get(kind, "a number")
-                raise UserError(f"{path}:{number} {what}; expected {kind_name} there; mend the line")
+                raise UserError(f"{path}:{number} {what}; expected {wanted} there; mend the line")
     raise UserError(f"{path} cannot be read from line {first} on ({field_text(said)[:120]}); expected {expected}; mend it")
 
 

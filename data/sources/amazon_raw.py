@@ -11,6 +11,7 @@ the order of their ids, which says nothing about time. Without a metadata file a
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +26,7 @@ from data.io.numbers import parse_numbers
 from data.io.tables import bad_ids, refuse
 from data.item_text import TEMPLATE_VERSION
 from data.schemas import UserError
-from data.sources.amazon_metadata import describe, read_json, read_literals
+from data.sources.amazon_metadata import Entry, describe, read_json, read_literals
 
 if TYPE_CHECKING:
     import polars as pl
@@ -107,7 +108,7 @@ def read_amazon_raw(reviews: Path, metadata: Path, year: int, filters: Filters) 
 
     read_metadata = read_literals if year == 2014 else read_json
     table = _read_reviews(reviews, EDITIONS[year], filters.min_rating > 0)
-    entries = list(read_metadata(metadata, None)) if filters.cold_items and metadata.exists() else []
+    entries: Iterable[Entry] = list(read_metadata(metadata, None)) if filters.cold_items and metadata.exists() else []
     keys = pl.concat([table["item"], pl.Series("item", [entry.key for entry in entries], dtype=pl.String)]).unique().sort()
     kept = keep_interactions(str(reviews), table.with_columns(item=codes_of(table["item"], keys)), filters)
     del table

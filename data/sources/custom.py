@@ -70,19 +70,20 @@ def find_files(folder: Path, split: str) -> Files:
     Raises:
         UserError: one is missing, or there are two of a kind.
     """
-    found = []
+    found: list[Path | None] = []
     for stem, atomic in (("interactions", "inter"), ("items", "item")):
         names = [f"{split}.{atomic}", *(f"{name}.{kind}" for name in (f"{split}.{stem}", stem) for kind in KINDS)]
         there = [place / name for place in (folder / "raw", folder) for name in names if (place / name).exists()]
         if len(there) > 1:
             raise UserError(f"{there[0]} and {there[1]} are both there; which one holds the {stem} cannot be told; remove one")
-        found += there or [None]
-    absent = [name for name, path in zip((f"{split}.inter", f"{split}.item"), found) if path is None]
-    if absent:
+        found.append(there[0] if there else None)
+    interactions, items = found
+    if interactions is None or items is None:
+        absent = [name for name, path in ((f"{split}.inter", interactions), (f"{split}.item", items)) if path is None]
         hint = "run `python -m data.quick` to fetch MovieLens-100K and the sentence encoder" if split == "ml-100k" else "put them there"
         others = f"interactions and items as {', '.join(KINDS)}"
         raise UserError(f"{' and '.join(absent)} not found in {folder / 'raw'}; expected RecBole's atomic files, or {others}; {hint}")
-    return Files(*found)
+    return Files(interactions, items)
 
 
 def read_custom(files: Files, filters: Filters, named: Mapping[str, list[str]] | None = None) -> LoadedCorpus:
@@ -161,9 +162,9 @@ def _read(path: Path, needed: Sequence[str], wanted: Sequence[str], named: Mappi
     refuse(sentence for role, what in gaps for sentence in table.first(pl.col(role).is_null(), what))
     ids = [role for role in ("user", "item") if role in taken]
     for role in ids:
-        kind = table.frame[role].dtype
-        if not (kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum)):
-            raise UserError(f"{path}: {taken[role]} holds {kind}; expected ids as text or whole numbers; mend the file")
+        held = table.frame[role].dtype
+        if not (held.is_integer() or held in (pl.String, pl.Categorical, pl.Enum)):
+            raise UserError(f"{path}: {taken[role]} holds {held}; expected ids as text or whole numbers; mend the file")
     return table.with_frame(table.frame.with_columns(pl.col(ids).cast(pl.String)))
 
 

@@ -100,7 +100,8 @@ def read_p5(folder: Path) -> LoadedCorpus:
     user_keys, histories = _read_sequences(folder / SEQUENCES, users, len(item_keys))
     path = folder / METADATA
     items, notes = finish_items(str(path), describe(item_keys, read_literals(path, set(item_keys))))
-    return LoadedCorpus(Corpus(*map(list, items), user_keys, histories), notes)
+    keys, titles, texts, categories = map(list, items)
+    return LoadedCorpus(Corpus(keys, titles, texts, categories, user_keys, histories), notes)
 
 
 def _read_maps(path: Path) -> tuple[list[str], dict[int, str]]:
@@ -143,7 +144,8 @@ def _read_sequences(path: Path, users: dict[int, str], num_items: int) -> tuple[
     if not lines:
         raise UserError(f"{path} is empty; {expected}; fetch the file again")
     item_ids: list[int] = []
-    ends, rows = [0], {}
+    ends = [0]
+    rows: dict[int, int] = {}
     for number, line in enumerate(lines, start=1):
         tokens = line.split()
         if not tokens:
