@@ -17,8 +17,8 @@ from data.schemas import UserError
 from init.kmeans import ALONE, Shard
 from modules.encoder import MLP
 from modules.gradients import detached_sum, rotation_trick, straight_through
+from modules.input_norm import INPUT_NORMS, InputNormalizer
 from modules.loss import codebook_loss, commitment_loss, reconstruction_loss
-from modules.normalizer import INPUT_NORMS, InputNormalizer
 from modules.quantize import DISTANCES, Quantize, QuantizeForwardMode
 from modules.sinkhorn import colliding, spread_collisions
 

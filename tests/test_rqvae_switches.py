@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.schemas import UserError
-from modules.normalizer import INPUT_NORMS
+from modules.input_norm import INPUT_NORMS
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import load_weights, save_weights

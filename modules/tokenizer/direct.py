@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.schemas import UserError
 from init.kmeans import ALONE, Shard
-from modules.normalizer import INPUT_NORMS, InputNormalizer
+from modules.input_norm import INPUT_NORMS, InputNormalizer
 from modules.rqvae import level_sizes
 
 KINDS = ("rqkmeans", "pq", "opq", "lsh", "random")
