@@ -15,7 +15,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spi
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,9 +29,8 @@ from evaluate.plots import loss_plot, recall_plot
 from evaluate.report import evaluation_report
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.quantize import QuantizeForwardMode
-from modules.rqvae import RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
-from modules.runtime.coders import read_config
+from modules.runtime.coders import described_tokenizer, read_config
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, place, set_seed
 from modules.runtime.hub import find_snapshot, push
@@ -346,11 +344,7 @@ def check_rqvae(folder: Path, settings: Mapping[str, object]) -> None:
     given = {name: settings[name] for name in TRAINED_WITH if settings[name] is not None}
     if not given:
         return
-    described = read_config(folder)
-    if "direct" in described:
-        trained, kind = dict(described["direct"]), described["direct"]["kind"]
-    else:
-        trained, kind = asdict(RqVaeConfig()) | dict(described["rqvae"]), "rqvae"  # an older run lacks what had only one value then
+    kind, trained = described_tokenizer(folder)
     mistakes = []
     for name, value in given.items():
         value = value.name if isinstance(value, QuantizeForwardMode) else list(value) if isinstance(value, tuple) else value

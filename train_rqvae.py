@@ -34,10 +34,9 @@ from evaluate.plots import loss_plot
 from evaluate.quality import quality_values
 from init.kmeans import Shard
 from modules.quantize import QuantizeForwardMode
-from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.appraise import appraise, mean_reconstruction, reconstruction_sum
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
-from modules.runtime.coders import describe_stage_one, read_config
+from modules.runtime.coders import describe_stage_one, described_tokenizer
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, on_device, place, set_seed
 from modules.runtime.hub import find_snapshot, push
@@ -48,10 +47,10 @@ from modules.runtime.run import Run
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.scheduler import learning_rate_factor
-from modules.tokenizer.direct import DirectConfig, DirectTokenizer
-from modules.tokenizer.kinds import direct_tokenizer
+from modules.tokenizer.autoencoder import Autoencoder
+from modules.tokenizer.base import ItemTokenizer
+from modules.tokenizer.registry import TokenizerName, kind_of, make_config, make_tokenizer, settings_read
 from modules.tokenizer.semids import SemanticIdTokenizer
-from modules.upkeep import Upkeep
 
 
 class Recipe(NamedTuple):
@@ -91,7 +90,7 @@ def train(
     collaborative_weight: NonNegative = 0.0,
     collaborative_dim: Count = 64,
     save_dir_root: Text = "out/rqvae/amazon",
-    tokenizer: Literal["rqvae", "rqkmeans", "pq", "opq", "lsh", "random"] = "rqvae",
+    tokenizer: TokenizerName = "rqvae",
     collision_policy: Literal["extra_code", "reassign", "none"] = "extra_code",
     pca_dim: Natural = 0,
     pretrained_rqvae_path: RunPath | None = None,
@@ -222,7 +221,7 @@ def train(
     settings = dict(locals())
     check_settings(train, settings, check)
     source = data_config(settings)
-    config = shape(settings)
+    config = make_config(settings)
     ranks = Ranks(device)
     recipe = Recipe(
         iterations,
@@ -245,9 +244,8 @@ def train(
     )
     placement = place(device, amp, mixed_precision_type, ranks.device)
     pretrained = None if pretrained_rqvae_path is None else find_snapshot(pretrained_rqvae_path, dataset_split, "rqvae")
-    if pretrained is not None and "direct" in read_config(pretrained):
-        kind = read_config(pretrained)["direct"]["kind"]
-        raise UserError(f"{pretrained} is {kind!r}, not an RQ-VAE to start from; point train.pretrained_rqvae_path at one or remove it")
+    if pretrained is not None and (kind := described_tokenizer(pretrained).kind) != tokenizer:
+        raise UserError(f"{pretrained} is {kind!r}, not {tokenizer!r} to start from; point train.pretrained_rqvae_path at one or remove it")
     with Run(save_dir_root, dataset_split, settings, ranks) as run:
         if run.finished:
             finished = (run.folder / "metrics.json").read_text()
@@ -267,7 +265,6 @@ def train(
         held_out = None if rows.held_out is None else items.embeddings[rows.held_out]
         set_seed(seed)
         described = {"split": split_hash(corpus.histories), **statistics(corpus)._asdict()}
-        codes = " + ".join(map(str, config.codebook_sizes))
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
         run.say(f"data     {statistics(corpus).describe()}; split {described['split']}")
         behind = f" and {collaborative_dim} collaborative features of weight {collaborative_weight:g}" if collaborative_weight else ""
@@ -275,28 +272,23 @@ def train(
         run.track(wandb_logging, wandb_project)
         if (few := few_items_warning(len(items.keys), config.codebook_sizes)) is not None:
             run.say(f"warning: {few}")
-        coder: RqVae | DirectTokenizer
-        if isinstance(config, RqVaeConfig):
-            coder = RqVae(config).to(placement.device)
-            coder.fit_normalizer(training)
+        coder = make_tokenizer(tokenizer, config).to(placement.device)
+        run.say(f"model    {coder.describe(tokenizer)}")
+        if isinstance(coder, Autoencoder):
+            coder.normalizer.fit(training)
             training = where_it_fits(training, placement.device)
             if pretrained is not None:
                 load_weights(coder, pretrained / WEIGHTS)
-            parameters, step_size = sum(p.numel() for p in coder.parameters()), recipe.batch_size * recipe.accumulate
-            run.say(f"model    {parameters:,} parameters; {codes} codes of width {vae_embed_dim}")
+            step_size = recipe.batch_size * recipe.accumulate
             passes = f"{iterations * step_size / len(training):.0f} passes"
-            run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {vae_codebook_mode.name}")
-            if vae_codebook_mode == QuantizeForwardMode.ROTATION_TRICK and not vae_codebook_normalize:
-                run.say(
-                    "warning: ROTATION_TRICK lets latents shrink until codes die; train.vae_codebook_normalize = True keeps their length"
-                )
+            run.say(f"training {iterations:,} steps of {step_size} items ({passes}), {coder.estimator}")
+            if (advice := coder.advice()) is not None:
+                run.say(f"warning: {advice}")
             run.say(f"run      {run.describe()}")
             seconds = fit(coder, training, held_out, recipe, placement, ranks, run)
             ranks.wait()
             load_weights(coder, run.folder / WEIGHTS)
         else:
-            coder = direct_tokenizer(config).to(placement.device)
-            run.say(f"model    {config.kind} of {config.width} dimensions, {codes} codes, no network")
             run.say(f"run      {run.describe()}")
             start = time.perf_counter()
             coder.fit(training, seed, Shard(ranks.index, ranks.count, ranks.total))
@@ -307,46 +299,6 @@ def train(
             if push_vae_to_hf:
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
             run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
-
-
-SHAPE = {
-    "vae_input_dim": "input_dim",
-    "vae_embed_dim": "embed_dim",
-    "vae_hidden_dims": "hidden_dims",
-    "vae_codebook_size": "codebook_size",
-    "vae_n_layers": "num_levels",
-    "vae_codebook_mode": "mode",
-    "commitment_weight": "commitment_weight",
-    "vae_input_norm": "input_norm",
-    "vae_distance": "distance",
-    "vae_sim_vq": "sim_vq",
-    "vae_codebook_normalize": "codebook_normalize",
-    "vae_n_cat_feats": "n_cat_feats",
-    "vae_dead_code_steps": "dead_code_steps",
-    "vae_ema_decay": "ema_decay",
-    "vae_sinkhorn": "sinkhorn",
-    "vae_sinkhorn_epsilon": "sinkhorn_epsilon",
-}
-"""Parameters, and the fields of RqVaeConfig that they fill."""
-
-
-DIRECT_SHAPE = {
-    "tokenizer": "kind",
-    "vae_input_dim": "input_dim",
-    "vae_codebook_size": "codebook_size",
-    "vae_n_layers": "num_levels",
-    "vae_input_norm": "input_norm",
-    "pca_dim": "pca_dim",
-    "kmeans_balanced": "balanced",
-}
-"""The same for DirectConfig."""
-
-
-def shape(settings: Mapping[str, object]) -> RqVaeConfig | DirectConfig:
-    """The tokenizer that the parameters describe."""
-    if settings["tokenizer"] == "rqvae":
-        return RqVaeConfig(**{field: settings[name] for name, field in SHAPE.items()})
-    return DirectConfig(**{field: settings[name] for name, field in DIRECT_SHAPE.items()})
 
 
 def check(settings: Mapping[str, object]) -> Iterator[str]:
@@ -360,13 +312,14 @@ def check(settings: Mapping[str, object]) -> Iterator[str]:
     start, end = settings["gumbel_temperature_start"], settings["gumbel_temperature_end"]
     if start < end:
         yield f"train.gumbel_temperature_end = {end} is above train.gumbel_temperature_start = {start}; temperatures fall: exchange them"
-    if settings["tokenizer"] == "rqvae" and settings["pca_dim"]:
+    kind = kind_of(str(settings["tokenizer"]))
+    if settings["pca_dim"] and "pca_dim" not in kind.options:
         yield f"train.pca_dim = {settings['pca_dim']} is for tokenizers without a network; set it to 0, or train.tokenizer to 'rqkmeans'"
-    if settings["tokenizer"] != "rqvae" and settings["pretrained_rqvae_path"] is not None:
+    if settings["pretrained_rqvae_path"] is not None and not kind.trains:
         yield f"train.pretrained_rqvae_path starts an RQ-VAE and train.tokenizer is {settings['tokenizer']!r}; remove one of them"
     if settings["collaborative_weight"] and settings["vae_n_cat_feats"]:
         yield "train.collaborative_weight appends features to those at the end that train.vae_n_cat_feats calls categorical; set one to 0"
-    yield from shared_mistakes(settings, "vae", shape)
+    yield from shared_mistakes(settings, "vae", make_config)
 
 
 def check_width(embeddings: Tensor, expected: int, appended: int) -> None:
@@ -382,29 +335,24 @@ def check_width(embeddings: Tensor, expected: int, appended: int) -> None:
 class Objective(nn.Module):
     """The loss of a step, with the quantizer or, before the codebooks start, without; one module, as several processes need it.
 
-    Its parts are reconstruction, codebook and commitment loss and the residual norm behind each level.
+    Its parts are the model's ``loss_parts``, one after another.
     """
 
-    def __init__(self, model: RqVae) -> None:
+    def __init__(self, model: Autoencoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Tensor, temperature: float | None) -> LossShare:
         """``temperature`` of the Gumbel-softmax; None leaves the quantizer out."""
-        levels = self.model.config.num_levels
-        if temperature is None:
-            loss = self.model.autoencoding_loss(batch)
-            return LossShare(loss, len(batch), torch.cat([loss.detach().reshape(1), loss.new_zeros(2 + levels)]))
-        output = self.model(batch, temperature)
-        losses = torch.stack([output.reconstruction_loss, output.codebook_loss, output.commitment_loss])
-        return LossShare(output.loss, len(batch), torch.cat([losses.detach(), output.residual_norms]))
+        loss, parts = self.model.losses(batch, temperature)
+        return LossShare(loss, len(batch), torch.cat([parts[name].reshape(-1) for name in self.model.loss_parts]))
 
 
-def fit(model: RqVae, items: Tensor, held_out: Tensor | None, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
+def fit(model: Autoencoder, items: Tensor, held_out: Tensor | None, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
     """Trains the model, from its last checkpoint if there is one; leaves the best weights in the run and returns seconds of training."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     shard, size = Shard(ranks.index, ranks.count, ranks.total), min(recipe.batch_size, len(items))
-    upkeep = Upkeep(model, optimizer, recipe.autoencoder_steps, recipe.iterations, size, recipe.seed, shard)
+    upkeep = model.upkeep(optimizer, recipe.autoencoder_steps, recipe.iterations, size, recipe.seed, shard)
 
     def factor(step: int) -> float:
         return learning_rate_factor("cosine", step, recipe.warmup_steps, recipe.iterations)
@@ -423,25 +371,24 @@ def fit(model: RqVae, items: Tensor, held_out: Tensor | None, recipe: Recipe, pl
         recipe.keep,
         recipe.seed,
         recipe.batch_size,
-        parts=3 + model.config.num_levels,
+        parts=sum(size or 1 for size in model.loss_parts.values()),
     )
     trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, ranks, {"healthy": -1.0, "reconstruction": 0.0})
     rows = index_batches(len(items), recipe.batch_size, recipe.seed, items.device)
     warned: set[str] = set()
-    with trainer.running("RQ-VAE") as steps:
+    sizes = model.loss_parts
+    with trainer.running("tokenizer") as steps:
         for step in steps:
             if trainer.due(step, recipe.log_every):
-                loss, reconstruction, codebook, commitment, *norms = trainer.means()
-                trainer.show("loss", f"loss {loss:.3f}, residuals {'/'.join(f'{norm:.2f}' for norm in norms)}")
-                losses = {"reconstruction": reconstruction, "codebook_loss": codebook, "commitment_loss": commitment}
-                run.log(step=step, loss=loss, **losses, residual_norms=norms, lr=trainer.learning_rate)
+                loss, *values = trainer.means()
+                parts = {name: values.pop(0) if size is None else [values.pop(0) for _ in range(size)] for name, size in sizes.items()}
+                norms = "/".join(f"{norm:.2f}" for norm in parts.get("residual_norms", ()))
+                trainer.show("loss", f"loss {loss:.3f}{', residuals ' if norms else ''}{norms}")
+                run.log(step=step, loss=loss, **parts, lr=trainer.learning_rate)
             fresh = step == recipe.autoencoder_steps and (recipe.use_kmeans_init or step > 0)
             if fresh:
                 with memory_advice("train.vae_codebook_size or train.vae_embed_dim"):
-                    if recipe.use_kmeans_init:
-                        model.kmeans_init(items, recipe.seed, shard, balanced=recipe.kmeans_balanced)
-                    else:
-                        model.sample_init(items, recipe.seed, shard)
+                    model.start_codebooks(items, recipe.seed, shard, recipe.use_kmeans_init, recipe.kmeans_balanced)
             if fresh or (step > recipe.autoencoder_steps and trainer.due(step, recipe.eval_every)):
                 with trainer.evaluating("train.vae_codebook_size"):
                     look(model, items, held_out, trainer, run, step, warned)
@@ -455,7 +402,7 @@ def fit(model: RqVae, items: Tensor, held_out: Tensor | None, recipe: Recipe, pl
     return trainer.seconds
 
 
-def look(model: RqVae, items: Tensor, held_out: Tensor | None, trainer: Trainer, run: Run, step: int, warned: set[str]) -> None:
+def look(model: Autoencoder, items: Tensor, held_out: Tensor | None, trainer: Trainer, run: Run, step: int, warned: set[str]) -> None:
     """Logs the health of the codes of all items, warns of every level that collapsed, once, and keeps the weights if they are the best.
 
     The best are those with the lowest reconstruction loss (of the held-out items where there are some), among the healthy ones if there are
@@ -473,7 +420,7 @@ def look(model: RqVae, items: Tensor, held_out: Tensor | None, trainer: Trainer,
     figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
     run.log(step=step, **figures, quantized_reconstruction=mean)
     trainer.show("codes", describe(health))
-    problems = collapse_warnings(health, sizes, settings=run.settings)
+    problems = collapse_warnings(health, sizes, settings=settings_read(run.settings))
     healthy = float(not problems)
     if (healthy, -mean) > (trainer.state["healthy"], -trainer.state["reconstruction"]):
         trainer.state = {"healthy": healthy, "reconstruction": mean}
@@ -486,9 +433,9 @@ def look(model: RqVae, items: Tensor, held_out: Tensor | None, trainer: Trainer,
             trainer.say(f"warning: at step {step}, {problem}")
 
 
-def shared_codes(model: RqVae, items: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+def shared_codes(model: ItemTokenizer, items: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Codes of all ``items`` [I, L] on the CPU, those of each process' share after one another, and of this process' share alone."""
-    if model.config.sinkhorn == "last_level":  # which items collide, and where they move to, is known of all of them only
+    if model.codes_depend_on_others:
         codes = model.get_semantic_ids(items)
         return codes.cpu(), codes[ranks.index :: ranks.count]
     own = model.get_semantic_ids(items[ranks.index :: ranks.count])
@@ -504,7 +451,7 @@ def describe(health: CodebookHealth) -> str:
 
 @torch.no_grad()
 def finish(
-    coder: RqVae | DirectTokenizer,
+    coder: ItemTokenizer,
     items: ItemData,
     held_out: Tensor | None,
     run: Run,
@@ -520,7 +467,7 @@ def finish(
         UserError: a level collapsed and that is not allowed; no tokenizer is written then, so that no decoder is trained on such codes.
     """
     coder.eval()
-    settings = run.settings
+    settings = settings_read(run.settings)
     policy, seed = str(settings["collision_policy"]), int(str(settings["seed"]))
     tokenizer = SemanticIdTokenizer.from_coder(coder, items.embeddings, items.keys, items.embeddings_hash, seed, policy)
     codes = tokenizer.sem_ids[:, : tokenizer.num_levels].cpu()
@@ -541,13 +488,12 @@ def finish(
         "collision_vocabulary": tokenizer.vocab_sizes[-1] if policy == "extra_code" else None,
         "seconds": round(seconds, 1),
     }
-    if not isinstance(coder, RqVae):
-        save_weights(coder, run.folder / WEIGHTS)
+    save_weights(coder, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
     for name, picture in pictures:
         run.picture(name, picture)
-    if isinstance(coder, RqVae):
-        run.picture("training", loss_plot(run.lines()))
+    if lines := run.lines():
+        run.picture("training", loss_plot(lines))
     run.finish(metrics)
     told = "" if reconstruction is None else f"; reconstruction {reconstruction:.4f}"
     print(f"\ncodes    {describe(health)}, largest group {health.largest_group}{told}; {seconds:.0f} s")
