@@ -72,7 +72,7 @@ def test_the_settings_of_a_kind_leave_out_the_options_of_the_others() -> None:
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="'kmeans'; it can be one of 'rqvae', 'rqkmeans'"):
+    with pytest.raises(UserError, match="'kmeans'; it can be one of 'rqvae'"):
         kind_of("kmeans")
 
 
