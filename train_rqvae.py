@@ -160,9 +160,10 @@ def train(
             itself centred and of length 1 then; 0 leaves them out.
         collaborative_dim: their width; vae_input_dim counts it too.
         save_dir_root: the run directory is save_dir_root/dataset_split.
-        tokenizer: rqvae, or without a network: rqkmeans (residual k-means), pq (product quantization), opq (behind a learned rotation), lsh
-            (random hyperplanes), random (codes that say nothing). Of the parameters of the RQ-VAE these use vae_input_dim, vae_input_norm,
-            vae_codebook_size and vae_n_layers.
+        tokenizer: rqvae; fsq (a network too, its latent rounded to a grid of at most vae_codebook_size cells a code); or without a network:
+            rqkmeans (residual k-means), pq (product quantization), opq (behind a learned rotation), lsh (random hyperplanes), random (codes
+            that say nothing). Of the parameters of the RQ-VAE all use vae_input_dim, vae_input_norm, vae_codebook_size and vae_n_layers,
+            fsq vae_hidden_dims and vae_n_cat_feats too.
         collision_policy: items that share all codes get one more code (extra_code), move to free codes nearby (reassign), or stay together
             and are listed by popularity (none).
         pca_dim: leading principal components that a tokenizer without a network quantizes; 0 takes the whole embedding.

@@ -14,8 +14,9 @@ from modules.tokenizer.base import ItemTokenizer, TokenizerConfig
 from modules.tokenizer.centroids import CentroidConfig, ProductConfig, ProductQuantizer, ResidualKmeans, RotatedProductQuantizer
 from modules.tokenizer.controls import HyperplaneConfig, RandomCodes, RandomHyperplanes
 from modules.tokenizer.direct import DirectConfig
+from modules.tokenizer.fsq import Fsq, FsqConfig
 
-TokenizerName = Literal["rqvae", "rqkmeans", "pq", "opq", "lsh", "random"]
+TokenizerName = Literal["rqvae", "fsq", "rqkmeans", "pq", "opq", "lsh", "random"]
 """What train.tokenizer can be: the keys of KINDS."""
 
 TRAINING = (
@@ -52,6 +53,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "rqvae": Kind(RqVaeConfig, RqVae, ("use_kmeans_init", "kmeans_balanced", "gumbel_temperature_start", "gumbel_temperature_end")),
+    "fsq": Kind(FsqConfig, Fsq),
     "rqkmeans": Kind(CentroidConfig, ResidualKmeans),
     "pq": Kind(ProductConfig, ProductQuantizer),
     "opq": Kind(ProductConfig, RotatedProductQuantizer),
