@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +36,9 @@ from evaluate.doctor import collapse_warnings, diagnose, few_items_warning
 from evaluate.plots import loss_plot
 from evaluate.quality import quality_values
 from init.kmeans import Shard
-from modules.quantize import QuantizeForwardMode
-from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.appraise import appraise, mean_reconstruction, reconstruction_sum
 from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
-from modules.runtime.coders import describe_stage_one, read_config
+from modules.runtime.coders import describe_stage_one, described_tokenizer
 from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
 from modules.runtime.device import Placement, memory_advice, on_device, place, set_seed
@@ -50,10 +49,10 @@ from modules.runtime.rows import index_batches, split_rows, where_it_fits
 from modules.runtime.run import Run
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.scheduler import learning_rate_factor
-from modules.tokenizer.direct import DirectTokenizer
-from modules.tokenizer.kinds import direct_tokenizer
+from modules.tokenizer.autoencoder import Autoencoder
+from modules.tokenizer.base import ItemTokenizer
+from modules.tokenizer.registry import make_tokenizer, settings_read
 from modules.tokenizer.semids import SemanticIdTokenizer
-from modules.upkeep import Upkeep
 
 
 def train(options: RqVaeOptions) -> None:
@@ -80,7 +79,6 @@ def train(options: RqVaeOptions) -> None:
         held_out = None if rows.held_out is None else items.embeddings[rows.held_out]
         set_seed(options.seed)
         described = {"split": split_hash(corpus.histories), **statistics(corpus)._asdict()}
-        codes = " + ".join(map(str, options.model.codebook_sizes))
         collaborative = f"{options.collaborative_dim} collaborative features of weight {options.collaborative_weight:g}"
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
         run.say(f"data     {statistics(corpus).describe()}; split {described['split']}")
@@ -89,29 +87,24 @@ def train(options: RqVaeOptions) -> None:
         run.track(options.wandb_logging, options.wandb_project)
         if (few := few_items_warning(len(items.keys), options.model.codebook_sizes)) is not None:
             run.say(f"warning: {few}")
-        coder: RqVae | DirectTokenizer
-        if isinstance(options.model, RqVaeConfig):
-            coder = RqVae(options.model).to(placement.device)
-            coder.fit_normalizer(training)
+        coder = make_tokenizer(options.tokenizer, options.model).to(placement.device)
+        run.say(f"model    {coder.describe(options.tokenizer)}")
+        if isinstance(coder, Autoencoder):
+            coder.normalizer.fit(training)
             training = where_it_fits(training, placement.device)
             if pretrained is not None:
                 load_weights(coder, pretrained / WEIGHTS)
             plan = make_plan(options, ranks)
             step_size = plan.batch_size * plan.gradient_accumulate_every
             passes = f"{plan.iterations * step_size / len(training):.0f} passes"
-            run.say(f"model    {sum(p.numel() for p in coder.parameters()):,} parameters; {codes} codes of width {options.vae_embed_dim}")
-            run.say(f"training {plan.iterations:,} steps of {step_size} items ({passes}), {options.vae_codebook_mode.name}")
-            if options.vae_codebook_mode == QuantizeForwardMode.ROTATION_TRICK and not options.vae_codebook_normalize:
-                run.say(
-                    "warning: ROTATION_TRICK lets latents shrink until codes die; train.vae_codebook_normalize = True keeps their length"
-                )
+            run.say(f"training {plan.iterations:,} steps of {step_size} items ({passes}), {coder.estimator}")
+            if (advice := coder.advice()) is not None:
+                run.say(f"warning: {advice}")
             run.say(f"run      {run.describe()}")
             seconds = fit(coder, training, held_out, options, plan, placement, ranks, run)
             ranks.wait()
             load_weights(coder, run.folder / WEIGHTS)
         else:
-            coder = direct_tokenizer(options.model).to(placement.device)
-            run.say(f"model    {options.model.kind} of {options.model.width} dimensions, {codes} codes, no network")
             run.say(f"run      {run.describe()}")
             start = time.perf_counter()
             coder.fit(training, options.seed, Shard(ranks.index, ranks.count, ranks.total))
@@ -124,13 +117,13 @@ def train(options: RqVaeOptions) -> None:
 
 
 def find_pretrained(options: RqVaeOptions) -> Path | None:
-    """The run of an RQ-VAE to start from."""
+    """The run of the same kind of tokenizer to start from."""
     if options.pretrained_rqvae_path is None:
         return None
     folder = find_snapshot(options.pretrained_rqvae_path, options.dataset_split, "rqvae")
-    if "direct" in read_config(folder):
-        kind = read_config(folder)["direct"]["kind"]
-        raise UserError(f"{folder} is {kind!r}, not an RQ-VAE to start from; point train.pretrained_rqvae_path at one or remove it")
+    if (kind := described_tokenizer(folder).kind) != options.tokenizer:
+        here = f"{folder} is {kind!r}, not {options.tokenizer!r} to start from"
+        raise UserError(f"{here}; point train.pretrained_rqvae_path at one or remove it")
     return folder
 
 
@@ -172,26 +165,18 @@ def make_plan(options: RqVaeOptions, ranks: Ranks) -> Plan:
 class Objective(nn.Module):
     """The loss of a step, with the quantizer or, before the codebooks start, without; one module, as several processes need it."""
 
-    def __init__(self, model: RqVae) -> None:
+    def __init__(self, model: Autoencoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Tensor, temperature: float | None) -> LossShare:
-        """``temperature`` of the Gumbel-softmax; None leaves the quantizer out. Residual norms are those behind each level."""
-        if temperature is None:
-            loss = self.model.autoencoding_loss(batch)
-            none = loss.new_zeros(())
-            losses, norms = (loss.detach(), none, none), loss.new_zeros(self.model.config.num_levels)
-        else:
-            output = self.model(batch, temperature)
-            loss, norms = output.loss, output.residual_norms
-            losses = (output.reconstruction_loss.detach(), output.codebook_loss.detach(), output.commitment_loss.detach())
-        names = ("reconstruction", "codebook_loss", "commitment_loss")
-        return LossShare(loss, len(batch), {**dict(zip(names, losses)), "residual_norms": norms})
+        """``temperature`` of the Gumbel-softmax; None leaves the quantizer out."""
+        loss, parts = self.model.losses(batch, temperature)
+        return LossShare(loss, len(batch), parts)
 
 
 def fit(
-    model: RqVae,
+    model: Autoencoder,
     items: Tensor,
     held_out: Tensor | None,
     options: RqVaeOptions,
@@ -204,7 +189,7 @@ def fit(
     start = options.autoencoder_steps if options.pretrained_rqvae_path is None else 0  # of the quantizer
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=options.weight_decay, fused=True)
     shard, size = Shard(ranks.index, ranks.count, ranks.total), min(plan.batch_size, len(items))
-    upkeep = Upkeep(model, optimizer, start, plan.iterations, size, plan.seed, shard)
+    upkeep = model.upkeep(optimizer, start, plan.iterations, size, plan.seed, shard)
 
     def temperature(step: int) -> float | None:
         if step < start:
@@ -214,21 +199,17 @@ def fit(
     trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, ranks, {"healthy": -1.0, "reconstruction": 0.0})
     rows = index_batches(len(items), plan.batch_size, plan.seed, items.device)
     warned: set[str] = set()
-    with trainer.running("RQ-VAE") as steps:
+    with trainer.running("tokenizer") as steps:
         for step in steps:
             if trainer.due(step, options.log_every):
                 figures = trainer.means()
-                trainer.show(
-                    "loss", f"loss {figures['loss']:.3f}, residuals {'/'.join(f'{norm:.2f}' for norm in figures['residual_norms'])}"
-                )
+                norms = "/".join(f"{norm:.2f}" for norm in cast(list[float], figures.get("residual_norms", [])))
+                trainer.show("loss", f"loss {figures['loss']:.3f}{', residuals ' if norms else ''}{norms}")
                 run.log(step=step, **figures, lr=trainer.learning_rate)
             fresh = step == start and (options.use_kmeans_init or step > 0)
             if fresh:
                 with memory_advice("train.vae_codebook_size or train.vae_embed_dim"):
-                    if options.use_kmeans_init:
-                        model.kmeans_init(items, plan.seed, shard, balanced=options.kmeans_balanced)
-                    else:
-                        model.sample_init(items, plan.seed, shard)
+                    model.start_codebooks(items, plan.seed, shard, options.use_kmeans_init, options.kmeans_balanced)
             if fresh or (step > start and trainer.due(step, options.eval_every)):
                 with trainer.evaluating("train.vae_codebook_size"):
                     look(model, items, held_out, trainer, run, step, warned)
@@ -242,7 +223,7 @@ def fit(
     return trainer.seconds
 
 
-def look(model: RqVae, items: Tensor, held_out: Tensor | None, trainer: Trainer, run: Run, step: int, warned: set[str]) -> None:
+def look(model: Autoencoder, items: Tensor, held_out: Tensor | None, trainer: Trainer, run: Run, step: int, warned: set[str]) -> None:
     """Logs the health of the codes of all items, warns of every level that collapsed, once, and keeps the weights if they are the best.
 
     The best are those with the lowest reconstruction loss (of the held-out items where there are some), among the healthy ones if there are
@@ -260,7 +241,7 @@ def look(model: RqVae, items: Tensor, held_out: Tensor | None, trainer: Trainer,
     figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
     run.log(step=step, **figures, quantized_reconstruction=mean)
     trainer.show("codes", describe(health))
-    problems = collapse_warnings(health, sizes, settings=run.settings)
+    problems = collapse_warnings(health, sizes, settings=settings_read(run.settings))
     healthy = float(not problems)
     if (healthy, -mean) > (trainer.state["healthy"], -trainer.state["reconstruction"]):
         trainer.state = {"healthy": healthy, "reconstruction": mean}
@@ -273,9 +254,9 @@ def look(model: RqVae, items: Tensor, held_out: Tensor | None, trainer: Trainer,
             trainer.say(f"warning: at step {step}, {problem}")
 
 
-def shared_codes(model: RqVae, items: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+def shared_codes(model: ItemTokenizer, items: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Codes of all ``items`` [I, L] on the CPU, those of each process' share after one another, and of this process' share alone."""
-    if model.config.sinkhorn == "last_level":  # which items collide, and where they move to, is known of all of them only
+    if model.codes_depend_on_others:
         codes = model.get_semantic_ids(items)
         return codes.cpu(), codes[ranks.index :: ranks.count]
     own = model.get_semantic_ids(items[ranks.index :: ranks.count])
@@ -291,7 +272,7 @@ def describe(health: CodebookHealth) -> str:
 
 @torch.no_grad()
 def finish(
-    coder: RqVae | DirectTokenizer,
+    coder: ItemTokenizer,
     items: ItemData,
     held_out: Tensor | None,
     run: Run,
@@ -308,11 +289,11 @@ def finish(
         UserError: a level collapsed and that is not allowed; no tokenizer is written then, so that no decoder is trained on such codes.
     """
     coder.eval()
-    policy, seed = options.collision_policy, options.seed
+    policy, seed, settings = options.collision_policy, options.seed, settings_read(run.settings)
     tokenizer = SemanticIdTokenizer.from_coder(coder, items.embeddings, items.keys, items.embeddings_hash, seed, policy)
     codes = tokenizer.sem_ids[:, : tokenizer.num_levels].cpu()
     health = codebook_health(codes, tokenizer.info.codebook_sizes)
-    problems = collapse_warnings(health, tokenizer.info.codebook_sizes, settings=run.settings)
+    problems = collapse_warnings(health, tokenizer.info.codebook_sizes, settings=settings)
     if problems and not options.allow_collapse:
         raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
     reconstruction = mean_reconstruction(coder, items.embeddings, codes)
@@ -328,17 +309,16 @@ def finish(
         "collision_vocabulary": tokenizer.vocab_sizes[-1] if policy == "extra_code" else None,
         "seconds": round(seconds, 1),
     }
-    if not isinstance(coder, RqVae):
-        save_weights(coder, run.folder / WEIGHTS)
+    save_weights(coder, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
     for name, picture in pictures:
         run.picture(name, picture)
-    if isinstance(coder, RqVae):
-        run.picture("training", loss_plot(run.lines()))
+    if lines := run.lines():
+        run.picture("training", loss_plot(lines))
     run.finish(metrics)
     told = "" if reconstruction is None else f"; reconstruction {reconstruction:.4f}"
     print(f"\ncodes    {describe(health)}, largest group {health.largest_group}{told}; {seconds:.0f} s")
-    for line in diagnose(quality, run.settings):
+    for line in diagnose(quality, settings):
         print(f"doctor   {line}")
     print(f"saved    {run.folder}")
 

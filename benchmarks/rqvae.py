@@ -47,7 +47,6 @@ from modules.runtime.rows import index_batches
 from modules.runtime.run import Run, environment
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.tokenizer.semids import collision_codes, seeded_order
-from modules.upkeep import Upkeep
 from train_rqvae import Objective
 
 BEAUTY, BATCH, FOREVER = 12_101, 1024, 10**9
@@ -77,13 +76,13 @@ def our_step(items: Tensor, placement: Placement, folder: str) -> Callable[[], N
     """The training loop's own step."""
     torch.manual_seed(0)
     model = RqVae(CONFIG).to(placement.device)
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     model.kmeans_init(items, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     plan = filled(Plan, RqVaeOptions(iterations=FOREVER, save_model_every=FOREVER, batch_size=BATCH), factor=lambda step: 1.0)
     run = Run(folder, "run", {"resume": False, "run_name": None})
     trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, Ranks(), {})
-    upkeep = Upkeep(model, optimizer, 0, FOREVER, BATCH)
+    upkeep = model.upkeep(optimizer, 0, FOREVER, BATCH)
     rows, steps = index_batches(len(items), BATCH, 0, items.device), iter(range(FOREVER))
 
     def share(micro: int, step: int) -> LossShare:
@@ -236,7 +235,7 @@ def fitted(items: Tensor) -> RqVae:
     """An untrained RQ-VAE with its codebooks in place; codes cost the same."""
     torch.manual_seed(0)
     model = RqVae(CONFIG).eval()
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     model.kmeans_init(items, 0)
     return model
 

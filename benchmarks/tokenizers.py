@@ -25,6 +25,7 @@ TOKENIZERS = {
     "RQ-VAE, SimVQ": "configs/ablations/rqvae_sim_vq.gin",
     "RQ-VAE, rotation trick": "configs/ablations/rqvae_rotation_trick.gin",
     "RQ-VAE, collaborative": "configs/ablations/rqvae_collaborative.gin",
+    "FSQ": "configs/ablations/tokenizer_fsq.gin",
     "RQ-k-means": "configs/ablations/tokenizer_rqkmeans.gin",
     "RQ-k-means, balanced": "configs/ablations/tokenizer_rqkmeans_balanced.gin",
     "RQ-k-means, 64 components": "configs/ablations/tokenizer_rqkmeans_pca.gin",

@@ -31,24 +31,20 @@ NEAR_RANDOM = 0.1
 """Neighbours kept by prefix less than this share of the way from chance to all of them, and below twice chance: as good as random."""
 
 
-NETWORK, LEARNED, VECTORS = ("rqvae",), ("rqkmeans", "pq", "opq"), ("rqvae", "rqkmeans", "pq", "opq", "lsh")
-"""Tokenizers (train.tokenizer): with a network; with codebooks but without one; all whose codes follow the item vectors."""
-
-
 class Cure(NamedTuple):
     """A parameter of train_rqvae.py, and the value that helps."""
 
     name: str
     line: str  # as gin reads it
     without: object  # the value with which the cure is not in place
-    helps: tuple[str, ...]  # these tokenizers
+    lasts: bool = True  # also where a network trains after it
 
 
-CENTRE = Cure("vae_input_norm", '"center_unit"', "none", VECTORS)
-KMEANS = Cure("use_kmeans_init", "True", False, NETWORK)
-REVIVE = Cure("vae_dead_code_steps", "50", 0, NETWORK)
-SINKHORN = Cure("vae_sinkhorn", '"training"', "none", NETWORK)
-EVEN = Cure("kmeans_balanced", "True", False, LEARNED)
+CENTRE = Cure("vae_input_norm", '"center_unit"', "none")
+KMEANS = Cure("use_kmeans_init", "True", False)
+REVIVE = Cure("vae_dead_code_steps", "50", 0)
+SINKHORN = Cure("vae_sinkhorn", '"training"', "none")
+EVEN = Cure("kmeans_balanced", "True", False, lasts=False)
 
 
 def collapse_warnings(
@@ -72,7 +68,7 @@ def collapse_warnings(
             cause, advice = _likely_cause(level), _advice([CENTRE, KMEANS], settings, _advice([REVIVE], settings, ""))
             if not advice and few_items(items, size):
                 cause, advice = _few_items_cause(items), _fewer_codes(items, sizes)
-            otherwise = "lower train.learning_rate" if _kind(settings) == "rqvae" else 'set train.tokenizer = "rqvae"'
+            otherwise = "lower train.learning_rate" if _trains(settings) else 'set train.tokenizer = "rqvae"'
             what = f"codebook collapse at level {level}: {round(usage * size)} of {size} codes in use ({usage:.1%})"
             found.append(f"{what}, as a rule because {cause}; {advice or otherwise}.")
     return found
@@ -95,8 +91,8 @@ def diagnose(quality: TokenizerQuality, settings: Mapping[str, object] | None = 
 
     Args:
         quality: its figures.
-        settings: parameters of the script that made it, by their names without ``train.``; a cure that is in place already or whose
-            parameter is not among them is not named. None: nothing is known.
+        settings: parameters of the script that the tokenizer reads, by their names without ``train.``; a cure that is in place already
+            or whose parameter is not among them is not named. None: nothing is known, it is taken for an RQ-VAE.
     """
     collapsed = collapse_warnings(quality.health, quality.sizes, settings=settings)
     findings = [*collapsed, *_use(quality, settings)]
@@ -180,7 +176,7 @@ def _meaning(quality: TokenizerQuality, settings: Mapping[str, object] | None) -
     if kept is None or (settings is not None and settings.get("tokenizer") == "random"):
         return
     if kept.by_prefix - kept.chance < min(kept.chance, NEAR_RANDOM * (1 - kept.chance)):
-        otherwise = "raise train.iterations" if _kind(settings) == "rqvae" else 'set train.tokenizer = "rqvae"'
+        otherwise = "raise train.iterations" if _trains(settings) else 'set train.tokenizer = "rqvae"'
         yield (
             f"near-random prefixes: {kept.by_prefix:.1%} of an item's neighbours share its leading codes (random: {kept.chance:.1%}), "
             f"likely because the codes do not follow the item vectors; {_advice([CENTRE, KMEANS], settings, otherwise)}."
@@ -195,13 +191,13 @@ def _advice(cures: Sequence[Cure], settings: Mapping[str, object] | None, otherw
 
 def _open(cure: Cure, settings: Mapping[str, object] | None) -> bool:
     """It would help the tokenizer and is not in place, as far as is known."""
-    helps = _kind(settings) in cure.helps
+    helps = cure.lasts or not _trains(settings)
     return helps and (settings is None or (cure.name in settings and settings[cure.name] == cure.without))
 
 
-def _kind(settings: Mapping[str, object] | None) -> str:
-    """The tokenizer, as far as is known: the cures of one do not help another."""
-    return str((settings or {}).get("tokenizer", "rqvae"))
+def _trains(settings: Mapping[str, object] | None) -> bool:
+    """Does the tokenizer train a network, as far as is known?"""
+    return settings is None or "learning_rate" in settings
 
 
 def _likely_cause(level: int) -> str:

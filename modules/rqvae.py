@@ -15,12 +15,12 @@ from torch.nn.functional import normalize
 
 from data.schemas import UserError
 from init.kmeans import ALONE, Shard
-from modules.encoder import MLP
 from modules.gradients import detached_sum, rotation_trick, straight_through
-from modules.loss import codebook_loss, commitment_loss, reconstruction_loss
-from modules.normalizer import INPUT_NORMS, InputNormalizer
+from modules.loss import codebook_loss, commitment_loss
 from modules.quantize import DISTANCES, Quantize, QuantizeForwardMode
 from modules.sinkhorn import colliding, spread_collisions
+from modules.tokenizer.autoencoder import Autoencoder, AutoencoderConfig, TrainingLoss
+from modules.upkeep import Upkeep
 
 SINKHORN = ("none", "training", "last_level")
 """Where codes are balanced: nowhere; in training, at every level; at the last level, in training and among the items that collide."""
@@ -30,46 +30,29 @@ ENCODED_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
-class RqVaeConfig:
+class RqVaeConfig(AutoencoderConfig):
     """Shape and loss of an RQ-VAE; what a saved tokenizer needs to rebuild it.
 
-    ``codebook_size`` is one number for all levels, or one a level.
     ``codebook_normalize`` gives the encoder's latents length 1 and the codewords of the first level too. What a level leaves of a vector of
     length 1 is shorter, and a codeword of length 1 would overshoot it, so the codewords of the levels below keep the length they learn.
     ``dead_code_steps``, ``ema_decay`` and ``sinkhorn`` are the remedies against collapse, off where they are 0 and "none".
-    The last ``n_cat_feats`` input features are categorical, values in [0, 1]: not normalised, and reconstructed as logits.
     """
 
-    input_dim: int = 768
     embed_dim: int = 32
-    hidden_dims: tuple[int, ...] = (512, 256, 128)
-    codebook_size: int | tuple[int, ...] = 256
-    num_levels: int = 3
     mode: QuantizeForwardMode = QuantizeForwardMode.STE
     commitment_weight: float = 0.25
-    input_norm: str = "center_unit"
     distance: str = "l2"
     sim_vq: bool = False
     codebook_normalize: bool = False
-    n_cat_feats: int = 0
     dead_code_steps: int = 50
     ema_decay: float = 0.0
     sinkhorn: str = "none"
     sinkhorn_epsilon: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.input_norm not in INPUT_NORMS:
-            raise UserError(f"train.vae_input_norm is {self.input_norm!r}; it can be one of {', '.join(map(repr, INPUT_NORMS))}")
+        super().__post_init__()
         if self.distance not in DISTANCES:
             raise UserError(f"train.vae_distance is {self.distance!r}; it can be one of {', '.join(map(repr, DISTANCES))}")
-        sizes = (self.input_dim, self.embed_dim, *self.hidden_dims, *self.codebook_sizes, self.num_levels)
-        if min(sizes) < 1:
-            raise UserError(f"the vae_* widths, codebook size and number of levels must all be at least 1: got {sizes}")
-        if not 0 <= self.n_cat_feats < self.input_dim:
-            raise UserError(
-                f"train.vae_n_cat_feats is {self.n_cat_feats} of {self.input_dim} input features; it must leave at least one that is not "
-                "categorical and not be negative: lower it or raise train.vae_input_dim"
-            )
         if self.sinkhorn not in SINKHORN:
             raise UserError(f"train.vae_sinkhorn is {self.sinkhorn!r}; it can be one of {', '.join(map(repr, SINKHORN))}")
         if self.ema_decay and self.sim_vq:
@@ -84,25 +67,8 @@ class RqVaeConfig:
             )
 
     @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """K of each level."""
-        return level_sizes(self.codebook_size, self.num_levels)
-
-
-def level_sizes(codebook_size: int | tuple[int, ...], num_levels: int) -> tuple[int, ...]:
-    """K of each level from one number for all of them, or one each.
-
-    Raises:
-        UserError: another number of sizes than levels.
-    """
-    if isinstance(codebook_size, int):
-        return (codebook_size,) * num_levels
-    if len(codebook_size) != num_levels:
-        raise UserError(
-            f"train.vae_codebook_size = {list(codebook_size)} has {len(codebook_size)} numbers for train.vae_n_layers = {num_levels}; "
-            "give one number for each level, or one for all"
-        )
-    return codebook_size
+    def latent_dim(self) -> int:
+        return self.embed_dim
 
 
 class RqVaeOutput(NamedTuple):
@@ -121,15 +87,13 @@ class Quantized(NamedTuple):
     relaxed: list[Tensor]  # L tensors [B, D] in Gumbel-softmax mode, else empty
 
 
-class RqVae(InputNormalizer):
-    """See the module's docstring. ``fit_normalizer`` and ``kmeans_init`` look at the whole catalogue once, before training."""
+class RqVae(Autoencoder):
+    """See the module's docstring. ``normalizer.fit`` and ``kmeans_init`` look at the whole catalogue once, before training."""
+
+    config: RqVaeConfig
 
     def __init__(self, config: RqVaeConfig) -> None:
-        super().__init__(config.input_dim, config.input_norm, config.n_cat_feats)
-        self.config = config
-        dims = (config.input_dim, *config.hidden_dims, config.embed_dim)
-        self.encoder = MLP(dims)
-        self.decoder = MLP(dims[::-1])
+        super().__init__(config)
         self.levels = nn.ModuleList(
             Quantize(
                 size,
@@ -148,8 +112,24 @@ class RqVae(InputNormalizer):
         last = level == self.config.num_levels - 1
         return self.config.sinkhorn == "training" or (self.config.sinkhorn == "last_level" and last)
 
+    @property
+    def codes_depend_on_others(self) -> bool:
+        return self.config.sinkhorn == "last_level"
+
+    def describe(self, name: str) -> str:
+        codes = " + ".join(map(str, self.codebook_sizes))
+        return f"{sum(p.numel() for p in self.parameters()):,} parameters; {codes} codes of width {self.config.embed_dim}"
+
+    @property
+    def estimator(self) -> str:
+        return self.config.mode.name
+
+    def advice(self) -> str | None:
+        if self.config.mode != QuantizeForwardMode.ROTATION_TRICK or self.config.codebook_normalize:
+            return None
+        return "ROTATION_TRICK lets latents shrink until codes die; train.vae_codebook_normalize = True keeps their length"
+
     def encode(self, x: Tensor) -> Tensor:
-        """Latent [B, D] in fp32 of a normalised ``x`` [B, E]."""
         latent = self.encoder(x).float()
         return normalize(latent, dim=-1) if self.config.codebook_normalize else latent
 
@@ -168,7 +148,7 @@ class RqVae(InputNormalizer):
 
     @torch.no_grad()
     def _start(self, items: Tensor, shard: Shard, chunk_size: int, start: Callable[[Quantize, Tensor, int], Tensor]) -> None:
-        device = self.input_mean.device
+        device = self.device
         own = items[shard.index :: shard.count]
         residual = torch.cat([self.encode(self.normalize(chunk.to(device))) for chunk in own.split(chunk_size)])
         residual = shard.whole(residual, len(items))
@@ -176,25 +156,23 @@ class RqVae(InputNormalizer):
             codes = level.nearest(residual) if bool(level.initialised) else start(level, residual, number)
             residual = residual - level.codewords()[codes]
 
-    def autoencoding_loss(self, x: Tensor) -> Tensor:
-        """Reconstruction loss of ``x`` [B, E] without the quantizer: a few hundred such steps give k-means latents worth clustering.
+    def start_codebooks(self, items: Tensor, seed: int, shard: Shard = ALONE, kmeans: bool = True, balanced: bool = False) -> None:
+        if kmeans:
+            self.kmeans_init(items, seed, shard, balanced=balanced)
+        else:
+            self.sample_init(items, seed, shard)
 
-        The latents of an untrained encoder move away from their centroids within the first steps, and most codes die on the way.
-        """
-        x = self.normalize(x)
-        return reconstruction_loss(self.decoder(self.encode(x)).float(), x, self.config.n_cat_feats)
+    def upkeep(
+        self, optimizer: torch.optim.Optimizer, first: int, iterations: int, batch_size: int, seed: int = 0, shard: Shard = ALONE
+    ) -> Upkeep:
+        remedies = self.config.dead_code_steps, self.config.ema_decay
+        return Upkeep(self.codebook_levels(), optimizer, first, iterations, batch_size, seed, shard, *remedies)
 
     def codebook_levels(self) -> list[Quantize]:
         """The levels, as what they are."""
         return [level for level in self.levels if isinstance(level, Quantize)]
 
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """K of each level."""
-        return self.config.codebook_sizes
-
     def codebooks(self) -> list[Tensor]:
-        """The codewords of every level, L tensors [K, D], as the decoder reads them."""
         return [level.codewords() for level in self.codebook_levels()]
 
     def quantize(self, latent: Tensor, temperature: float | None = None, generator: torch.Generator | None = None) -> Quantized:
@@ -233,14 +211,23 @@ class RqVae(InputNormalizer):
         with torch.autocast(x.device.type, enabled=False):
             quantized = self.quantize(latent, temperature if sampled else None, generator)
             decoder_input = self.estimate(latent, quantized)
-        reconstruction = self.decoder(decoder_input).float()
-        reconstructed = reconstruction_loss(reconstruction, x, self.config.n_cat_feats)
+        reconstructed = self.reconstruction_loss(decoder_input, x)
         pairs = list(zip(quantized.residuals, quantized.codewords))
         codebook = torch.stack([codebook_loss(residual, codeword) for residual, codeword in pairs]).sum()
         commitment = torch.stack([commitment_loss(residual, codeword) for residual, codeword in pairs]).sum()
         norms = torch.stack([(residual - codeword).detach().norm(dim=-1).mean() for residual, codeword in pairs])
         loss = reconstructed + codebook + self.config.commitment_weight * commitment
         return RqVaeOutput(loss, reconstructed, codebook, commitment, quantized.codes, norms)
+
+    def losses(self, batch: Tensor, temperature: float | None) -> TrainingLoss:
+        names = ("reconstruction", "codebook_loss", "commitment_loss", "residual_norms")
+        if temperature is None:
+            loss = self.autoencoding_loss(batch)
+            values = (loss.detach(), loss.new_zeros(()), loss.new_zeros(()), loss.new_zeros(self.config.num_levels))
+            return TrainingLoss(loss, dict(zip(names, values)))
+        output = self(batch, temperature)
+        terms = (output.reconstruction_loss, output.codebook_loss, output.commitment_loss, output.residual_norms)
+        return TrainingLoss(output.loss, {name: term.detach() for name, term in zip(names, terms)})
 
     @torch.no_grad()
     def get_semantic_ids(self, items: Tensor, chunk_size: int = ENCODED_AT_ONCE) -> Tensor:
@@ -249,10 +236,10 @@ class RqVae(InputNormalizer):
         With ``sinkhorn`` "last_level" those of ``items`` that collide take other last codes (see spread_collisions).
         """
         # Written into one tensor: small results kept between large temporaries would tear the heap.
-        codes = torch.empty(len(items), self.config.num_levels, dtype=torch.int64, device=self.input_mean.device)
+        codes = torch.empty(len(items), self.config.num_levels, dtype=torch.int64, device=self.device)
         for into, chunk in zip(codes.split(chunk_size), items.split(chunk_size)):
             into.copy_(self._nearest(chunk)[0])
-        if self.config.sinkhorn != "last_level":
+        if not self.codes_depend_on_others:
             return codes
         rows, last = colliding(codes), self.codebook_levels()[-1]
         residuals = [self._nearest(items[chunk.to(items.device)])[1] for chunk in rows.split(chunk_size)]
@@ -261,7 +248,7 @@ class RqVae(InputNormalizer):
 
     def _nearest(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest codes [B, L] of a chunk of items [B, E], and what the last level quantizes of them [B, D]."""
-        device, codes = self.input_mean.device, []
+        device, codes = self.device, []
         with torch.autocast(device.type, enabled=False):
             residual = following = self.latents(items.to(device))
             for level in self.codebook_levels():
@@ -269,10 +256,6 @@ class RqVae(InputNormalizer):
                 codes.append(level.nearest(residual))
                 following = residual - level.codewords()[codes[-1]]
         return torch.stack(codes, dim=1), residual
-
-    def latents(self, items: Tensor) -> Tensor:
-        """What the first level quantizes, [B, D], of ``items`` [B, E] as given."""
-        return self.encode(self.normalize(items))
 
     @torch.no_grad()
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:

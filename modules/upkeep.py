@@ -8,7 +8,6 @@ from torch import Tensor
 
 from init.kmeans import ALONE, Shard
 from modules.quantize import Quantize
-from modules.rqvae import RqVae
 
 SMOOTHING = 1e-5
 """Added to the counts, so that a code that lost its items stays finite (Laplace; as in the reference code of VQ-VAE)."""
@@ -18,37 +17,41 @@ LAST = 0.9
 
 
 class Upkeep:
-    """Call ``begin`` before every step; the rest follows each step of ``optimizer``. Without a remedy in the config it does nothing.
+    """Call ``begin`` before every step; the rest follows each step of ``optimizer``. Without a remedy it does nothing.
 
     Revival as in SoundStream (Zeghidour et al. 2021, arXiv 2107.03312, section III-C: unused codewords are replaced by inputs of the batch)
     and Williams et al. (2020), "Hierarchical Quantized Autoencoders", arXiv 2002.08111; here inputs with a large error are preferred.
 
     Args:
-        model: whose levels are kept.
-        optimizer: of the model's parameters; its first moment of a revived codeword starts anew, its second at the others' mean.
+        levels: the codebooks that are kept.
+        optimizer: of their model's parameters; its first moment of a revived codeword starts anew, its second at the others' mean.
         first: first step with the quantizer.
         iterations: steps in all.
         batch_size: items a batch over all processes.
         seed: fixes which inputs revive a code.
         shard: this process among those that share each batch; all end with the same codebooks.
+        dead_code_steps: a code that no item used for so many steps is revived; 0: none is.
+        ema_decay: of the moving averages that codewords follow; 0: they learn by gradient.
     """
 
     def __init__(
         self,
-        model: RqVae,
+        levels: list[Quantize],
         optimizer: torch.optim.Optimizer,
         first: int,
         iterations: int,
         batch_size: int,
         seed: int = 0,
         shard: Shard = ALONE,
+        dead_code_steps: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
-        self.config, self.levels, self.optimizer = model.config, model.codebook_levels(), optimizer
+        self.levels, self.optimizer, self.dead_code_steps, self.ema_decay = levels, optimizer, dead_code_steps, ema_decay
         self.first, self.iterations, self.batch_size, self.seed, self.shard = first, iterations, batch_size, seed, shard
         self.step = 0
         for level in self.levels:
             level.shard = shard
-        if self.config.dead_code_steps or self.config.ema_decay:
+        if dead_code_steps or ema_decay:
             optimizer.register_step_post_hook(lambda *_: self._after())
 
     def begin(self, step: int) -> None:
@@ -66,11 +69,11 @@ class Upkeep:
         totals = self.shard.total(torch.cat(statistics)).split(sizes)  # one message for all levels
         for level, total in zip(self.levels, totals):
             if level.averaged:
-                average(level, total[:, 0], total[:, 1:], self.config.ema_decay)
+                average(level, total[:, 0], total[:, 1:], self.ema_decay)
             if level.revived:
                 level.uses += total[:, 0]
         # One step into the next period: a look at the codes when a period ends sees what the items chose, not what was just put there.
-        period, since = self.config.dead_code_steps, self.step - self.first
+        period, since = self.dead_code_steps, self.step - self.first
         if period and since > 0 and since % period == 0:
             if self.step < LAST * self.iterations:
                 for number, level in enumerate(self.levels):

@@ -5,13 +5,12 @@ import torch
 from torch import Tensor
 
 import benchmarks.health
-import modules.rqvae
+import modules.tokenizer.autoencoder
 from modules.gradients import rotation_trick, straight_through
 from modules.loss import reconstruction_loss
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.options.rqvae import RqVaeOptions
-from modules.upkeep import Upkeep
 
 ROTATION = QuantizeForwardMode.ROTATION_TRICK
 DEAD_CODE_STEPS = RqVaeOptions().vae_dead_code_steps
@@ -30,9 +29,9 @@ def trained(items: Tensor, warm_up: int = 80, steps: int = 100, start: str = "km
     torch.manual_seed(0)
     shape = {"input_dim": items.shape[1], "embed_dim": 16, "hidden_dims": (64,), "codebook_size": 64, "dead_code_steps": DEAD_CODE_STEPS}
     model = RqVae(RqVaeConfig(**{**shape, **changes}))
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    upkeep = Upkeep(model, optimizer, warm_up, warm_up + steps, batch_size=256)
+    upkeep = model.upkeep(optimizer, warm_up, warm_up + steps, batch_size=256)
     generator = torch.Generator().manual_seed(0)
     for step in range(warm_up + steps):
         if step == warm_up and start != "none":
@@ -66,7 +65,7 @@ def test_uncentred_input_collapses_and_centred_does_not():
 def test_a_reconstruction_loss_averaged_over_the_width_collapses_and_the_sum_does_not(monkeypatch):
     items = vectors()
     ours = trained(items, start="none", **ALONE)
-    monkeypatch.setattr(modules.rqvae, "reconstruction_loss", lambda *given: reconstruction_loss(*given) / items.shape[1])
+    monkeypatch.setattr(modules.tokenizer.autoencoder, "reconstruction_loss", lambda *given: reconstruction_loss(*given) / items.shape[1])
     old = trained(items, start="none", **ALONE)
     assert max(usage(old, items)) < 0.2
     assert distinct(old, items) < 0.1

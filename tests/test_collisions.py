@@ -11,10 +11,16 @@ from data.schemas import UserError
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.tokenizer import collisions
 from modules.tokenizer.collisions import collision_codes, reassign_collisions
-from modules.tokenizer.direct import DirectConfig
-from modules.tokenizer.kinds import direct_tokenizer
+from modules.tokenizer.direct import DirectTokenizer
+from modules.tokenizer.registry import kind_of, make_tokenizer
 from modules.tokenizer.semids import SemanticIdTokenizer, TokenizerInfo, seeded_order
 from tests.test_semids import keys_of
+
+
+def fresh(kind: str, **shape: int) -> DirectTokenizer:
+    tokenizer = make_tokenizer(kind, kind_of(kind).config(**shape))
+    assert isinstance(tokenizer, DirectTokenizer)
+    return tokenizer
 
 
 class Fixed:
@@ -132,7 +138,7 @@ def test_chunks_of_movers_end_unique(monkeypatch):
 @pytest.mark.parametrize("seed", range(60))
 def test_random_codes_are_moved_as_long_as_one_is_free(seed):
     items = torch.zeros(16, 4)
-    coder = direct_tokenizer(DirectConfig("random", input_dim=4, codebook_size=4, num_levels=2))
+    coder = fresh("random", input_dim=4, codebook_size=4, num_levels=2)
     coder.fit(items, seed)
     codes = coder.get_semantic_ids(items)
     assert len(reassign_collisions(coder, items, codes, torch.arange(16)).unique(dim=0)) == 16
@@ -142,7 +148,7 @@ def test_random_codes_are_moved_as_long_as_one_is_free(seed):
 def test_every_policy_makes_a_tokenizer_of_every_kind(kind):
     generator = torch.Generator().manual_seed(0)
     items = torch.randn(150, 8, generator=generator)
-    coder = direct_tokenizer(DirectConfig(kind, input_dim=8, codebook_size=8, num_levels=3))
+    coder = fresh(kind, input_dim=8, codebook_size=8, num_levels=3)
     coder.fit(items, 0)
     codes = coder.get_semantic_ids(items)
     extra, moved, none = (
@@ -157,7 +163,7 @@ def test_every_policy_makes_a_tokenizer_of_every_kind(kind):
 
 def test_items_that_share_an_id_are_listed_by_the_order_that_is_given_and_saved(tmp_path):
     items = torch.zeros(30, 8)
-    coder = direct_tokenizer(DirectConfig("lsh", input_dim=8, codebook_size=8, num_levels=2))
+    coder = fresh("lsh", input_dim=8, codebook_size=8, num_levels=2)
     coder.fit(items, 0)
     made = SemanticIdTokenizer.from_coder(coder, items, keys_of(30), "hash", 0, "none")
     assert made.trie.items.tolist() == seeded_order(keys_of(30), 0).argsort().tolist()
@@ -179,7 +185,7 @@ def test_where_no_items_collide_nothing_moves(last_level):
     torch.manual_seed(0)
     items = torch.randn(8, 6)
     coder = RqVae(RqVaeConfig(input_dim=6, embed_dim=4, hidden_dims=(8,), codebook_size=8, num_levels=2, sinkhorn=last_level)).eval()
-    coder.fit_normalizer(items)
+    coder.normalizer.fit(items)
     coder.kmeans_init(items, 0)
     codes = coder.get_semantic_ids(items)
     assert len(codes.unique(dim=0)) == 8

@@ -6,16 +6,18 @@ import torch
 from data.schemas import UserError
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.tokenizer import direct
-from modules.tokenizer.direct import KINDS, DirectConfig, DirectTokenizer
-from modules.tokenizer.kinds import direct_tokenizer
+from modules.tokenizer.direct import DirectTokenizer
+from modules.tokenizer.registry import KINDS as ALL
+from modules.tokenizer.registry import kind_of, make_tokenizer
 from tests.test_rqvae import catalogue
 
 SHAPE = {"input_dim": 32, "codebook_size": 16, "num_levels": 3}
+KINDS = [name for name, kind in ALL.items() if not kind.trains]
 LEARNED = ("rqkmeans", "pq", "opq")
 
 
 def fitted(kind: str, items: torch.Tensor, seed: int = 0, **changes: object) -> DirectTokenizer:
-    made = direct_tokenizer(DirectConfig(kind, **{**SHAPE, **changes}))
+    made = make_tokenizer(kind, kind_of(kind).config(**{**SHAPE, **changes}))
     made.fit(items, seed)
     return made
 
@@ -53,7 +55,7 @@ def test_the_own_code_is_the_nearest_and_each_distance_is_that_of_its_code(kind)
 def test_an_rqvae_s_own_code_is_the_nearest_too():
     torch.manual_seed(0)
     items, made = catalogue(300), RqVae(RqVaeConfig(**SHAPE, embed_dim=8, hidden_dims=(32,), distance="cosine", codebook_normalize=True))
-    made.fit_normalizer(items)
+    made.normalizer.fit(items)
     made.kmeans_init(items, 0)
     codes = made.get_semantic_ids(items)
     for level in range(3):
@@ -110,7 +112,7 @@ def test_principal_components_that_hold_everything_change_nothing_that_matters(k
 def test_loaded_weights_give_the_same_codes(kind):
     items = catalogue(300)
     made = fitted(kind, items, pca_dim=12)
-    again = direct_tokenizer(made.config)
+    again = make_tokenizer(kind, made.config)
     again.load_state_dict(made.state_dict())
     assert torch.equal(again.get_semantic_ids(items), made.get_semantic_ids(items))
 
@@ -129,7 +131,7 @@ def test_only_the_codes_of_the_controls_say_nothing_of_the_item():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"kind": "kmeans"}, "'rqvae' or one of 'rqkmeans'"),
+        ({"kind": "kmeans"}, "it can be one of 'rqvae'"),
         ({"kind": "lsh", "codebook_size": (16, 12, 16)}, "powers of two"),
         ({"pca_dim": 33}, "at most train.vae_input_dim = 32"),
         ({"kind": "pq", "num_levels": 5, "pca_dim": 4}, "lower train.vae_n_layers"),
@@ -139,7 +141,7 @@ def test_only_the_codes_of_the_controls_say_nothing_of_the_item():
 )
 def test_shapes_that_cannot_be_are_refused_in_words(changes, said):
     with pytest.raises(UserError, match=said):
-        DirectConfig(**{"kind": "rqkmeans", **SHAPE, **changes})
+        kind_of(changes.pop("kind", "rqkmeans")).config(**{**SHAPE, **changes})
 
 
 @pytest.mark.parametrize("kind", LEARNED)

@@ -7,6 +7,7 @@ from evaluate.codebook import CodebookHealth, codebook_health
 from evaluate.doctor import collapse_warnings, diagnose, few_items_warning
 from evaluate.quality import TokenizerQuality
 from evaluate.semantics import NeighboursKept
+from modules.tokenizer.registry import settings_read
 
 SIZES = [256, 256, 256]
 
@@ -56,19 +57,20 @@ def test_the_thresholds_themselves_are_healthy() -> None:
 
 def test_a_cure_that_is_in_place_is_not_named_and_the_next_one_is() -> None:
     low = patient(usage=[1.0, 1.0, 0.5], perplexity=[200.0, 200.0, 100.0])
-    taken = {"use_kmeans_init": True, "vae_input_norm": "standardize", "vae_dead_code_steps": 0}
+    taken = {"learning_rate": 1e-3, "use_kmeans_init": True, "vae_input_norm": "standardize", "vae_dead_code_steps": 0}
     assert "; set train.vae_dead_code_steps = 50." in diagnose(low, taken)[0]
     assert "; set train.vae_codebook_size = [256, 256, 128]." in diagnose(low, taken | {"vae_dead_code_steps": 50})[0]
 
 
 def test_a_parameter_that_the_script_does_not_have_is_not_named() -> None:
     low = patient(usage=[1.0, 1.0, 0.5], perplexity=[200.0, 200.0, 100.0])
-    assert "vae_dead_code_steps" not in diagnose(low, {"use_kmeans_init": False})[0]
+    assert "vae_dead_code_steps" not in diagnose(low, {"learning_rate": 1e-3, "use_kmeans_init": False})[0]
 
 
 def test_the_cures_of_the_rqvae_are_not_given_to_other_tokenizers() -> None:
     blind = patient(neighbours=NeighboursKept(None, 0.001, 10 / 11_999, 1000))
-    (line,) = diagnose(blind, {"tokenizer": "lsh", "use_kmeans_init": False})
+    settings = {"use_kmeans_init": False, "learning_rate": 1e-3, "vae_input_norm": "center_unit"}
+    (line,) = diagnose(blind, settings_read({"tokenizer": "lsh", **settings}))
     assert line.endswith('set train.tokenizer = "rqvae".')
 
 
@@ -79,7 +81,7 @@ def test_inputs_that_are_not_centred_are_the_first_to_cure_for_every_tokenizer_t
     uneven = patient(perplexity=[231.0, 243.0, 60.0])
     kmeans = {"tokenizer": "rqkmeans", "vae_input_norm": "center_unit", "kmeans_balanced": False}
     assert "set train.kmeans_balanced = True." in diagnose(uneven, kmeans)[0]
-    cured = {"tokenizer": "rqvae", "vae_input_norm": "center_unit", "use_kmeans_init": True, "vae_dead_code_steps": 50}
+    cured = {"learning_rate": 1e-3, "vae_input_norm": "center_unit", "use_kmeans_init": True, "vae_dead_code_steps": 50}
     assert 'set train.vae_sinkhorn = "training".' in diagnose(uneven, {**cured, "vae_sinkhorn": "none"})[0]
 
 
@@ -128,7 +130,7 @@ def test_collapse_is_named_with_its_level_usage_and_cure() -> None:
 
 def test_few_items_are_named_as_the_cause_once_nothing_else_is_left_to_cure() -> None:
     codes = torch.stack([torch.arange(300) % 256, torch.arange(300) % 3], dim=1)
-    cured = {"tokenizer": "rqvae", "vae_input_norm": "center_unit", "use_kmeans_init": True, "vae_dead_code_steps": 50}
+    cured = {"learning_rate": 1e-3, "vae_input_norm": "center_unit", "use_kmeans_init": True, "vae_dead_code_steps": 50}
     (warning,) = collapse_warnings(codebook_health(codes, (256, 256)), (256, 256), settings=cured)
     assert "300 items are few for so many codes; set train.vae_codebook_size = 64." in warning
     (warning,) = collapse_warnings(codebook_health(codes.repeat(10, 1), (256, 256)), (256, 256), settings=cured)

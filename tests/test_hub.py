@@ -17,7 +17,7 @@ from data.schemas import PAD, SeqBatch, UserError
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVaeConfig
 from modules.runtime.card import read_settings, without_local_paths
-from modules.runtime.coders import TrainedTokenizer, load_tokenizer, restored
+from modules.runtime.coders import TrainedTokenizer, described_tokenizer, load_tokenizer, restored
 from modules.runtime.config.main import run_script
 from modules.runtime.hub import (
     check_repo_name,
@@ -302,7 +302,7 @@ def test_stage_two_trains_on_semantic_ids_from_the_hub(runs: Path, on_hub: list,
 
 
 def test_every_field_of_a_config_survives_and_strange_ones_are_named(runs: Path) -> None:
-    described = json.loads((runs / "rqvae" / "beauty" / "config.json").read_text())["rqvae"]
+    described = described_tokenizer(runs / "rqvae" / "beauty").fields
     config = restored(described, RqVaeConfig)
     assert config.hidden_dims == (16,)
     assert (config.mode, config.embed_dim) == (QuantizeForwardMode.ROTATION_TRICK, 8)

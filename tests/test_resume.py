@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modules.rqvae import RqVae
 from modules.runtime import trainer
 from modules.runtime.config.main import ROOT, run_script
 from modules.runtime.run import Run
@@ -213,7 +214,7 @@ def test_memory_that_ends_outside_a_step_is_told_in_a_sentence_too(where: str, t
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     if where == "kmeans":
-        monkeypatch.setattr(runs.train_rqvae.RqVae, "kmeans_init", exhaust)
+        monkeypatch.setattr(RqVae, "kmeans_init", exhaust)
     else:
         monkeypatch.setattr(runs.train_rqvae, "mean_reconstruction", exhaust)
     RUN["rqvae"](trained, *SHORT, f"save_dir_root={tmp_path}", code=2)

@@ -36,7 +36,7 @@ def usage(model: RqVae, items: torch.Tensor) -> list[float]:
 def trained(items: torch.Tensor, warm_up: int, kmeans: bool, steps: int = 150, **changes) -> tuple[RqVae, list[float]]:
     """A short training; the losses on the whole catalogue before and after stand in the list."""
     model = untrained(**changes).to(items.device)
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randint(len(items), (128,), generator=generator).to(items.device) for _ in range(warm_up + steps)]
@@ -94,7 +94,7 @@ def test_the_decoder_reads_the_sum_of_the_codewords_that_the_codes_name(mode):
 def test_center_unit_removes_the_mean_and_gives_unit_rows(device):
     items = catalogue().to(device)
     model = untrained(input_norm="center_unit").to(device)
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     torch.testing.assert_close(model.normalize(items), torch.nn.functional.normalize(items - items.mean(0), dim=1))
     torch.testing.assert_close(model.normalize(items).norm(dim=1), torch.ones(len(items), device=device))
 
@@ -103,7 +103,7 @@ def test_standardize_gives_mean_zero_and_deviation_one():
     items = catalogue()
     items[:, 3] = 0.7  # a constant feature must not divide by zero
     model = untrained(input_norm="standardize")
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     out = model.normalize(items)
     assert bool(torch.isfinite(out).all())
     varying = [column for column in range(32) if column != 3]
@@ -114,14 +114,14 @@ def test_standardize_gives_mean_zero_and_deviation_one():
 def test_none_leaves_the_input_alone():
     items = catalogue()
     model = untrained(input_norm="none")
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     assert torch.equal(model.normalize(items), items)
 
 
 def test_statistics_and_initialised_codebooks_survive_a_save():
     items = catalogue()
     model = untrained(input_norm="standardize")
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     model.kmeans_init(items, seed=0)
     fresh = untrained(seed=1, input_norm="standardize")
     fresh.load_state_dict(model.state_dict())
@@ -134,7 +134,7 @@ def test_statistics_and_initialised_codebooks_survive_a_save():
 
 def test_kmeans_initialises_every_level_with_all_codes_in_use():
     items, model = catalogue(), untrained()
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     model.kmeans_init(items, seed=0)
     assert all(bool(level.initialised) for level in model.levels)
     assert min(usage(model, items)) == 1.0
@@ -149,10 +149,10 @@ def test_fewer_items_than_codes_is_a_user_error():
 def test_half_precision_rows_in_chunks_give_the_statistics_and_codes_of_the_same_in_full(input_norm):
     items = catalogue().half()
     half, full = untrained(input_norm=input_norm), untrained(input_norm=input_norm)
-    half.fit_normalizer(items, chunk_size=37)
-    full.fit_normalizer(items.float())
-    torch.testing.assert_close(half.input_mean, full.input_mean)
-    torch.testing.assert_close(half.input_scale, full.input_scale)
+    half.normalizer.fit(items, chunk_size=37)
+    full.normalizer.fit(items.float())
+    torch.testing.assert_close(half.normalizer.mean, full.normalizer.mean)
+    torch.testing.assert_close(half.normalizer.scale, full.normalizer.scale)
     full.load_state_dict(half.state_dict())
     assert half.normalize(items).dtype == torch.float32
     assert torch.equal(half.get_semantic_ids(items, chunk_size=37), full.get_semantic_ids(items.float(), chunk_size=37))
@@ -164,7 +164,7 @@ def test_losses_and_gradients_of_a_step_are_those_of_the_plain_formulas(n_cat_fe
     items = catalogue()
     items[:, 32 - n_cat_feats :] = (items[:, 32 - n_cat_feats :] > 0).float()
     model = untrained(n_cat_feats=n_cat_feats)
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     output = model(items[:64])
     found = torch.autograd.grad(output.loss, list(model.parameters()))
 
@@ -191,7 +191,7 @@ def test_losses_and_gradients_of_a_step_are_those_of_the_plain_formulas(n_cat_fe
 
 def test_semantic_ids_in_chunks_are_those_at_once():
     items, model = catalogue(), untrained()
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     assert torch.equal(model.get_semantic_ids(items, chunk_size=37), model.get_semantic_ids(items))
 
 
@@ -229,7 +229,7 @@ def test_the_loss_falls_in_every_mode(mode, device):
 def test_every_level_may_have_its_own_number_of_codes():
     model, items = untrained(codebook_size=(24, 16, 8)), catalogue()
     assert model.config.codebook_sizes == (24, 16, 8)
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     model.kmeans_init(items, seed=0)
     assert [len(codes.unique()) for codes in model.get_semantic_ids(items).T] == [24, 16, 8]
     assert [tuple(book.shape) for book in model.codebooks()] == [(24, 8), (16, 8), (8, 8)]

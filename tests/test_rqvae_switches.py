@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.schemas import UserError
-from modules.normalizer import INPUT_NORMS
+from modules.input_norm import INPUT_NORMS
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import load_weights, save_weights
@@ -42,7 +42,7 @@ def catalogue() -> torch.Tensor:
 
 def trained(model: RqVae, items: torch.Tensor, steps: int) -> list[float]:
     """Warm-up, k-means, then ``steps`` steps on all items; their reconstruction losses."""
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
     for step in range(WARM_UP + steps):
@@ -64,7 +64,7 @@ def trained(model: RqVae, items: torch.Tensor, steps: int) -> list[float]:
 @pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
 def test_gradients_reach_the_encoder_and_every_level_from_either_side(changes, mode):
     model, items = rqvae(mode=mode, **changes), catalogue()
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     model.kmeans_init(items, seed=0)
     encoder = list(model.encoder.parameters())
     output = model(items, 0.5, torch.Generator().manual_seed(0))
@@ -107,7 +107,7 @@ def test_the_decoder_reads_the_sum_of_the_effective_codewords(changes):
 @pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
 def test_semantic_ids_under_autocast_are_those_without(changes, device):
     model, items = rqvae(**changes).to(device), catalogue().to(device)
-    trained(model, items, steps=5) if device.type == "cpu" else model.fit_normalizer(items)
+    trained(model, items, steps=5) if device.type == "cpu" else model.normalizer.fit(items)
     plain = model.eval().get_semantic_ids(items)
     with torch.autocast(device.type, dtype=torch.bfloat16):
         assert torch.equal(model.get_semantic_ids(items), plain)
@@ -121,14 +121,15 @@ def test_a_config_survives_json(changes):
     assert RqVaeConfig(**read, hidden_dims=hidden_dims, mode=mode) == config
 
 
-def test_the_state_without_remedies_has_the_names_it_always_had():
+def test_the_state_without_remedies_is_the_statistics_the_network_and_the_codebooks():
     names = {name for name in rqvae().state_dict() if not name.startswith(("encoder.", "decoder."))}
-    assert names == {"input_mean", "input_scale"} | {f"levels.{level}.{part}" for level in range(3) for part in ("codebook", "initialised")}
+    codebooks = {f"levels.{level}.{part}" for level in range(3) for part in ("codebook", "initialised")}
+    assert names == {"normalizer.mean", "normalizer.scale"} | codebooks
 
 
 def test_normalised_latents_and_first_codewords_have_length_one_and_each_level_leaves_less():
     model, items = rqvae(codebook_normalize=True), catalogue()
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     model.kmeans_init(items, seed=0)
     latent = model.encode(model.normalize(items))
     torch.testing.assert_close(latent.norm(dim=1), torch.ones(300))
@@ -144,8 +145,8 @@ def test_normalised_latents_and_first_codewords_have_length_one_and_each_level_l
 def test_categorical_features_pass_the_normalisation_unchanged_and_leave_the_others_to_it(input_norm):
     items = catalogue()
     model, alone = rqvae(input_norm=input_norm, n_cat_feats=5), rqvae(input_norm=input_norm, input_dim=DENSE)
-    model.fit_normalizer(items)
-    alone.fit_normalizer(items[:, :DENSE])
+    model.normalizer.fit(items)
+    alone.normalizer.fit(items[:, :DENSE])
     out = model.normalize(items)
     assert torch.equal(out[:, DENSE:], items[:, DENSE:])
     torch.testing.assert_close(out[:, :DENSE], alone.normalize(items[:, :DENSE]))
@@ -153,7 +154,7 @@ def test_categorical_features_pass_the_normalisation_unchanged_and_leave_the_oth
 
 def test_the_decoders_last_outputs_are_logits_of_the_categorical_features():
     model, items = rqvae(n_cat_feats=5).eval(), catalogue()
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     x = model.normalize(items)
     out = model.decoder(torch.stack(model.quantize(model.encode(x)).codewords).sum(0))
     probability = torch.sigmoid(out[:, DENSE:])
@@ -168,8 +169,8 @@ def test_categorical_features_outside_zero_to_one_are_a_user_error(input_norm, b
     items = catalogue()
     items[7, -1] = bad
     with pytest.raises(UserError, match=rf"last 5 features .* train\.vae_n_cat_feats .* \[0, 1\]: got {bad:g}"):
-        rqvae(input_norm=input_norm, n_cat_feats=5).fit_normalizer(items)
-    rqvae(input_norm=input_norm).fit_normalizer(items)
+        rqvae(input_norm=input_norm, n_cat_feats=5).normalizer.fit(items)
+    rqvae(input_norm=input_norm).normalizer.fit(items)
 
 
 def test_impossible_switches_are_user_errors():

@@ -191,7 +191,7 @@ def test_collaborative_vectors_count_as_input_and_belong_to_the_run(
     described = json.loads((tmp_path / "beauty" / "config.json").read_text())
     tokenizer = json.loads((tmp_path / "beauty" / "tokenizer.json").read_text())
     plain = json.loads((trained / "rqvae" / "beauty" / "config.json").read_text())
-    assert described["rqvae"]["input_dim"] == 40
+    assert described["tokenizer"]["input_dim"] == 40
     assert described["embeddings_hash"] == tokenizer["embeddings_hash"] != plain["embeddings_hash"]
 
 
@@ -206,7 +206,7 @@ def test_the_quantizers_switches_are_trained_with_and_written_down(
     items[:, -2:] = items[:, -2:] > items[:, -2:].mean()
     np.save(tmp_path / "items.npy", items)
     run_rqvae(trained, *switches, f"item_embeddings={tmp_path}/items.npy", f"save_dir_root={tmp_path}")
-    written = json.loads((tmp_path / "beauty" / "config.json").read_text())["rqvae"]
+    written = json.loads((tmp_path / "beauty" / "config.json").read_text())["tokenizer"]
     assert (written["distance"], written["sim_vq"], written["codebook_normalize"], written["n_cat_feats"]) == ("cosine", True, True, 2)
     first = load_file(tmp_path / "beauty" / "tokenizer.safetensors")["codebook_0"]
     torch.testing.assert_close(first.norm(dim=1), torch.ones(8))
@@ -335,7 +335,7 @@ def test_stage_two_refuses_what_a_tokenizer_without_a_network_does_not_have(
 def test_a_tokenizer_without_a_network_starts_no_rqvae(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_rqvae(trained, "tokenizer=rqkmeans", f"save_dir_root={tmp_path}/direct")
     run_rqvae(trained, f"pretrained_rqvae_path={tmp_path}/direct", f"save_dir_root={tmp_path}/rqvae", code=2)
-    assert "is 'rqkmeans', not an RQ-VAE" in capsys.readouterr().err
+    assert "is 'rqkmeans', not 'rqvae' to start from" in capsys.readouterr().err
 
 
 def test_the_weights_of_the_best_look_are_kept_not_the_last(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,7 +393,7 @@ def test_codes_spread_over_colliding_items_are_the_same_in_any_number_of_process
     torch.manual_seed(0)
     config = RqVaeConfig(input_dim=6, embed_dim=2, hidden_dims=(8,), codebook_size=4, num_levels=2, sinkhorn="last_level")
     model, items = RqVae(config).eval(), torch.randn(40, 6)
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     model.kmeans_init(items, seed=0)
     whole = model.get_semantic_ids(items)
     for index in range(2):

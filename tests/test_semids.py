@@ -154,7 +154,7 @@ def test_from_coder_takes_nearest_codes_and_appends_collision_codes():
     torch.manual_seed(0)
     model = RqVae(RqVaeConfig(input_dim=6, embed_dim=3, hidden_dims=(5,), codebook_size=4, num_levels=2))
     items = torch.randn(50, 6)
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     made = SemanticIdTokenizer.from_coder(model, items, keys_of(50), "hash", seed=2)
     assert torch.equal(made.sem_ids[:, :2], model.get_semantic_ids(items))
     assert torch.equal(made.sem_ids[:, 2], collision_codes(made.sem_ids[:, :2], seeded_order(keys_of(50), 2)))

@@ -150,7 +150,7 @@ def test_training_batches_are_balanced_at_the_levels_named_and_evaluation_never_
 def test_the_last_level_at_inference_lowers_collisions_and_touches_no_other_item():
     items = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
     model = rqvae(sinkhorn="last_level").eval()
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     model.kmeans_init(items, seed=0)
     nearest = model(items).codes
     codes = model.get_semantic_ids(items, chunk_size=64)

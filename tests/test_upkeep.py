@@ -46,7 +46,7 @@ def test_a_code_without_items_for_the_period_takes_an_input_one_step_after_it_an
     model.kmeans_init(ITEMS, seed=0)
     far_codes(model, (1, 3))
     optimizer, level = optimizer_of(model), model.codebook_levels()[0]
-    upkeep = Upkeep(model, optimizer, first=0, iterations=100, batch_size=32)
+    upkeep = model.upkeep(optimizer, first=0, iterations=100, batch_size=32)
     steps(model, upkeep, optimizer, ITEMS, range(3))
     assert float(level.codebook.detach()[[1, 3]].min()) > 900
     alive = level.codewords().detach()[[0, 2]].clone()
@@ -67,7 +67,7 @@ def test_a_code_without_items_for_the_period_takes_an_input_one_step_after_it_an
 def test_no_code_is_revived_in_the_last_tenth_of_the_steps():
     model = rqvae(dead_code_steps=1)
     optimizer, level = optimizer_of(model), model.codebook_levels()[0]
-    upkeep = Upkeep(model, optimizer, first=0, iterations=20, batch_size=32)
+    upkeep = model.upkeep(optimizer, first=0, iterations=20, batch_size=32)
     for step, revived in ((17, True), (18, False), (19, False)):
         far_codes(model, (1,))
         steps(model, upkeep, optimizer, ITEMS, range(step, step + 1))
@@ -78,7 +78,7 @@ def test_the_period_counts_from_the_first_step_with_the_quantizer():
     model = rqvae(dead_code_steps=4)
     far_codes(model, (1,))
     optimizer, level = optimizer_of(model), model.codebook_levels()[0]
-    upkeep = Upkeep(model, optimizer, first=2, iterations=100, batch_size=32)
+    upkeep = model.upkeep(optimizer, first=2, iterations=100, batch_size=32)
     for step in range(2):
         upkeep.begin(step)
         model.autoencoding_loss(ITEMS).backward()
@@ -112,7 +112,7 @@ def test_averaged_codewords_have_no_gradient_no_decay_and_end_at_the_means_of_th
     model = rqvae(ema_decay=0.5)
     optimizer, level = optimizer_of(model, rate=0.0), model.codebook_levels()[0]
     model.kmeans_init(ITEMS, seed=0)
-    upkeep = Upkeep(model, optimizer, first=0, iterations=100, batch_size=32)
+    upkeep = model.upkeep(optimizer, first=0, iterations=100, batch_size=32)
     steps(model, upkeep, optimizer, ITEMS, range(40))
     assert level.codebook.grad is None
     residuals, codes, _ = level.seen[0]
@@ -130,7 +130,7 @@ def test_processes_that_share_batches_end_with_the_codebooks_of_one(remedy, micr
 
     def run(model: RqVae, shard=None) -> list[torch.Tensor]:
         optimizer = optimizer_of(model, rate=0.0)
-        upkeep = Upkeep(model, optimizer, 0, 100, 32 // micro) if shard is None else Upkeep(model, optimizer, 0, 100, 32 // micro, 0, shard)
+        upkeep = model.upkeep(optimizer, 0, 100, 32 // micro) if shard is None else model.upkeep(optimizer, 0, 100, 32 // micro, 0, shard)
         for step in range(4):
             upkeep.begin(step)
             for part in parts:
@@ -185,10 +185,10 @@ def test_averages_are_refused_where_codewords_learn_otherwise():
 )
 def test_levels_of_unequal_size_work_with_every_remedy_and_policy(remedy):
     model = rqvae(codebook_size=(8, 6, 4), num_levels=3, **remedy)
-    model.fit_normalizer(ITEMS)
+    model.normalizer.fit(ITEMS)
     model.kmeans_init(ITEMS, seed=0)
     optimizer = optimizer_of(model, rate=1e-2)
-    steps(model, Upkeep(model, optimizer, first=0, iterations=100, batch_size=32), optimizer, ITEMS, range(12))
+    steps(model, model.upkeep(optimizer, first=0, iterations=100, batch_size=32), optimizer, ITEMS, range(12))
     codes = model.eval().get_semantic_ids(ITEMS)
     assert (codes.max(0).values < torch.tensor([8, 6, 4])).all()
     assert len(reassign_collisions(model, ITEMS, codes, torch.arange(32)).unique(dim=0)) == 32

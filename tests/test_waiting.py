@@ -47,7 +47,7 @@ SWITCHES += [{"distance": "cosine"}, {"sim_vq": True}, {"codebook_normalize": Tr
 def test_a_step_waits_for_nothing(switches: dict, temperature: float | None, tmp_path: Path) -> None:
     items = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
     model = RqVae(RqVaeConfig(**{"input_dim": 8, "embed_dim": 4, "hidden_dims": (8,), "codebook_size": 8, "num_levels": 2, **switches}))
-    model.fit_normalizer(items)
+    model.normalizer.fit(items)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     plan = filled(Plan, RqVaeOptions(iterations=1000, batch_size=16, max_grad_norm=1.0), factor=lambda step: 1.0)
     placement = Placement(torch.device("cpu"), None, "")

@@ -15,8 +15,7 @@ from evaluate.plots import codebook_plot
 from evaluate.quality import TokenizerQuality, tokenizer_quality
 from evaluate.semantics import category_ids, sample_rows
 from modules.loss import reconstruction_loss
-from modules.rqvae import RqVae
-from modules.tokenizer.direct import DirectTokenizer
+from modules.tokenizer.base import ItemTokenizer
 from modules.tokenizer.semids import SemanticIdTokenizer
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Appraisal(NamedTuple):
 
 @torch.no_grad()
 def appraise(
-    coder: RqVae | DirectTokenizer,
+    coder: ItemTokenizer,
     tokenizer: SemanticIdTokenizer,
     embeddings: Tensor,
     held_out: Tensor | None,
@@ -84,33 +83,32 @@ def appraise(
     return Appraisal(quality, pictures())
 
 
-def _latents(coder: RqVae | DirectTokenizer, embeddings: Tensor, chunk_size: int = 16384) -> Tensor:
+def _latents(coder: ItemTokenizer, embeddings: Tensor, chunk_size: int = 16384) -> Tensor:
     """What the first level quantizes, [I, D] on the CPU."""
-    device = coder.input_mean.device
+    device = coder.device
     return torch.cat([coder.latents(chunk.to(device)).cpu() for chunk in embeddings.split(chunk_size)])
 
 
-def _reconstruction(coder: RqVae | DirectTokenizer, embeddings: Tensor, codes: Tensor, rows: Tensor, seed: int) -> Reconstruction | None:
+def _reconstruction(coder: ItemTokenizer, embeddings: Tensor, codes: Tensor, rows: Tensor, seed: int) -> Reconstruction | None:
     """Of the dense features of ``rows``, as the tokenizer reads them and ``codes`` [I, L] give them back; None where they give nothing."""
-    rows, device = rows[sample_rows(len(rows), RECONSTRUCTED, seed)], coder.input_mean.device
+    rows, device = rows[sample_rows(len(rows), RECONSTRUCTED, seed)], coder.device
     rebuilt = coder.decode(codes[rows].to(device))
     if rebuilt is None:
         return None
     items = coder.normalize(embeddings[rows.to(embeddings.device)].to(device).float())
-    return reconstruction_quality(items[:, : coder.num_dense].cpu(), rebuilt[:, : coder.num_dense].cpu())
+    return reconstruction_quality(items[:, : coder.normalizer.num_dense].cpu(), rebuilt[:, : coder.normalizer.num_dense].cpu())
 
 
-def mean_reconstruction(coder: RqVae | DirectTokenizer, items: Tensor, codes: Tensor) -> float | None:
+def mean_reconstruction(coder: ItemTokenizer, items: Tensor, codes: Tensor) -> float | None:
     """Reconstruction loss over ``items`` [I, E] by their ``codes`` [I, L]; None for codes from which nothing can be reconstructed."""
     summed = reconstruction_sum(coder, items, codes)
     return None if summed is None else summed.item() / len(items)
 
 
-def reconstruction_sum(coder: RqVae | DirectTokenizer, items: Tensor, codes: Tensor, chunk_size: int = 2048) -> Tensor | None:
+def reconstruction_sum(coder: ItemTokenizer, items: Tensor, codes: Tensor, chunk_size: int = 2048) -> Tensor | None:
     """Reconstruction loss summed over ``items`` [I, E], a chunk at a time; otherwise as above."""
     sums = []
-    categorical = coder.config.n_cat_feats if isinstance(coder, RqVae) else 0
-    device = coder.input_mean.device
+    categorical, device = coder.normalizer.n_cat_feats, coder.device
     for chunk, of_chunk in zip(items.split(chunk_size), codes.split(chunk_size)):
         rebuilt = coder.decode(of_chunk.to(device))
         if rebuilt is None:

@@ -11,27 +11,33 @@ import torch
 
 from data.processed import ItemData
 from data.schemas import UserError
-from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.checkpoint import WEIGHTS, load_weights
 from modules.runtime.config.types import coerce
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.run import Run
-from modules.tokenizer.direct import DirectConfig, DirectTokenizer
-from modules.tokenizer.kinds import direct_tokenizer
+from modules.tokenizer.base import ItemTokenizer, TokenizerConfig
+from modules.tokenizer.registry import kind_of, make_tokenizer, option_of
 from modules.tokenizer.semids import SemanticIdTokenizer
 
-Config = TypeVar("Config", RqVaeConfig, DirectConfig)
+Config = TypeVar("Config", bound=TokenizerConfig)
 
 
 class TrainedTokenizer(NamedTuple):
     """What a run of stage 1 gives."""
 
-    model: RqVae | DirectTokenizer
+    model: ItemTokenizer
     tokenizer: SemanticIdTokenizer
 
 
-def describe_stage_one(run: Run, config: RqVaeConfig | DirectConfig, items: ItemData) -> None:
-    """Writes config.json: the tokenizer's shape and the hash of the embeddings it is trained on.
+class DescribedTokenizer(NamedTuple):
+    """What config.json says of a tokenizer."""
+
+    kind: str  # its name in train.tokenizer
+    fields: dict[str, object]  # of the kind's config, as JSON has them
+
+
+def describe_stage_one(run: Run, config: TokenizerConfig, items: ItemData) -> None:
+    """Writes config.json: the tokenizer's kind and shape, and the hash of the embeddings it is trained on.
 
     Raises:
         UserError: the directory was trained on other embeddings, as when the file of the same name was changed since.
@@ -43,7 +49,7 @@ def describe_stage_one(run: Run, config: RqVaeConfig | DirectConfig, items: Item
             f"the run in {run.folder} was begun on other item embeddings than there are now; "
             "set train.resume = False or another train.save_dir_root to train on the new ones"
         )
-    shape = {"rqvae": asdict(config) | {"mode": config.mode.name}} if isinstance(config, RqVaeConfig) else {"direct": asdict(config)}
+    shape = {"tokenizer": {"kind": run.settings["tokenizer"], **_as_json(config)}}
     known = {"embeddings_hash": items.embeddings_hash, "collaborative_weight": run.settings["collaborative_weight"]}
     run.write(path.name, json.dumps({**shape, **known}, indent=1))
 
@@ -54,16 +60,36 @@ def load_tokenizer(folder: Path, device: torch.device | str = "cpu") -> TrainedT
     Raises:
         UserError: not such a run, or a damaged one.
     """
-    rqvae, direct = (read_config(folder).get(kind) for kind in ("rqvae", "direct"))
-    coder: RqVae | DirectTokenizer
-    if isinstance(rqvae, dict):
-        coder = RqVae(restored(rqvae, RqVaeConfig))
-    elif isinstance(direct, dict):
-        coder = direct_tokenizer(restored(direct, DirectConfig))
-    else:
-        raise UserError(f"{folder} is not a run of train_rqvae.py; give the directory that it printed as 'run'")
+    kind, described = described_tokenizer(folder)
+    coder = make_tokenizer(kind, restored(described, kind_of(kind).config))
     load_weights(coder, folder / WEIGHTS)
     return TrainedTokenizer(coder.to(device).eval(), SemanticIdTokenizer.load(folder).to(device))
+
+
+def described_tokenizer(folder: Path) -> DescribedTokenizer:
+    """The tokenizer of a run of stage 1, also of one by an earlier version; a field that the run does not know has its default.
+
+    Raises:
+        UserError: not such a run, or a kind of tokenizer that this version does not know.
+    """
+    contents = read_config(folder)
+    for section in ("tokenizer", "direct", "rqvae"):  # the last two are an earlier version's, the RQ-VAE's without "kind"
+        described = contents.get(section)
+        if isinstance(described, dict):
+            break
+    else:
+        raise UserError(f"{folder} is not a run of train_rqvae.py; give the directory that it printed as 'run'")
+    kind = str(described.pop("kind", "rqvae"))
+    config = kind_of(kind).config
+    if section == "direct":  # one config was that of all kinds without a network
+        described = {name: value for name, value in described.items() if name != "balanced" or hasattr(config, name)}
+    return DescribedTokenizer(kind, _as_json(config()) | described)
+
+
+def _as_json(config: TokenizerConfig) -> dict[str, object]:
+    """The fields of a config as a JSON file gives them back."""
+    values = {name: value.name if isinstance(value, Enum) else value for name, value in asdict(config).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def restored(described: Mapping[str, object], kind: type[Config]) -> Config:
@@ -101,28 +127,23 @@ def refuse_contradictions(folder: Path, options: DecoderOptions) -> None:
     Raises:
         UserError: a repeated option (vae_*) that differs, or histories split in another way than those of collaborative vectors.
     """
-    described, mistakes = read_config(folder), []
-    if "direct" in described:
-        trained = cast(dict[str, object], described["direct"])
-    else:  # an older run lacks what had only one value then
-        trained = asdict(RqVaeConfig()) | cast(dict[str, object], described["rqvae"]) | {"kind": "rqvae"}
-    for name, (field, given) in options.repeated().items():
+    kind, described = described_tokenizer(folder)
+    trained, mistakes = {option_of(field): value for field, value in described.items()}, []
+    for name, given in options.repeated().items():
         value = given.name if isinstance(given, Enum) else list(given) if isinstance(given, tuple) else given
-        if field not in trained:
-            mistakes.append(
-                f"train.{name} is {value} but the tokenizer in {folder} is {trained['kind']!r}, which has none; remove the line"
-            )
+        if name not in trained:
+            mistakes.append(f"train.{name} is {value} but the tokenizer in {folder} is {kind!r}, which has none; remove the line")
             continue
-        found = trained[field]
-        sizes = [size if isinstance(size, list) else [size] * cast(int, trained["num_levels"]) for size in (value, found)]
-        if value != found and not (field == "codebook_size" and sizes[0] == sizes[1]):
+        found = trained[name]
+        sizes = [size if isinstance(size, list) else [size] * cast(int, described["num_levels"]) for size in (value, found)]
+        if value != found and not (name == "vae_codebook_size" and sizes[0] == sizes[1]):
             mistakes.append(
                 f"train.{name} is {value} but the tokenizer in {folder} was trained with {found}; "
                 "remove the line (stage 2 takes these values from there) or train stage 1 with it"
             )
     if mistakes:
         raise UserError(*mistakes)
-    if options.split_by == "time" and described.get("collaborative_weight"):
+    if options.split_by == "time" and read_config(folder).get("collaborative_weight"):
         raise UserError(
             f"the tokenizer in {folder} has collaborative vectors from histories split by leave-one-out, which train.split_by = 'time' "
             "would test on; train stage 1 with train.collaborative_weight = 0, or set train.split_by = 'leave_one_out'"

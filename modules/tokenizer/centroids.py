@@ -5,6 +5,9 @@ et al. 2011; OPQ: Ge et al. 2013, the non-parametric solution.
 Shape letters: B batch, I items, E input width, D width that is quantized, L levels, K codebook size of a level.
 """
 
+from abc import abstractmethod
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -16,10 +19,58 @@ OPQ_ROUNDS = 10
 """Alternations between codebooks and rotation; each takes a few k-means iterations."""
 
 
-class ResidualKmeans(DirectTokenizer):
+@dataclass(frozen=True)
+class CentroidConfig(DirectConfig):
+    """Adds ``balanced``: the items share the codes of every level evenly, in k-means and in the IDs."""
+
+    balanced: bool = False
+
+
+@dataclass(frozen=True)
+class ProductConfig(CentroidConfig):
+    """The same, of codes that each speak for a part of the dimensions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width < self.num_levels:
+            raise UserError(f"{self.num_levels} levels cannot share the {self.width} dimensions to quantize; lower train.vae_n_layers")
+
+
+class CentroidTokenizer(DirectTokenizer):
+    """A tokenizer whose codewords are centroids of the items, or of what other levels left of them; ``levels`` holds them."""
+
+    config: CentroidConfig
+    levels: nn.ParameterList
+
+    @property
+    def codes_depend_on_others(self) -> bool:
+        return self.config.balanced
+
+    @abstractmethod
+    def _even_codes(self, vectors: Tensor) -> Tensor:
+        """[I, D] -> [I, L], of a whole catalogue: no code of a level is taken by more than its share of the items, rounded up."""
+
+    @abstractmethod
+    def _quantized(self, codes: Tensor) -> Tensor:
+        """[B, L] -> [B, D], the sum of the codewords."""
+
+    @torch.no_grad()
+    def get_semantic_ids(self, items: Tensor, chunk_size: int = 65536) -> Tensor:
+        """See ItemTokenizer; ``balanced``: codes that share the items of every level evenly."""
+        if not self.config.balanced:
+            return super().get_semantic_ids(items, chunk_size)
+        return self._even_codes(torch.cat([self.latents(chunk.to(self.device)) for chunk in items.split(chunk_size)]))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        decoded = self._quantized(codes)
+        return decoded if self.projection is None else decoded @ self.projection.T
+
+
+class ResidualKmeans(CentroidTokenizer):
     """k-means on the vectors, k-means on what that leaves, and so on."""
 
-    def __init__(self, config: DirectConfig) -> None:
+    def __init__(self, config: CentroidConfig) -> None:
         super().__init__(config)
         self.levels = nn.ParameterList(nn.Parameter(torch.zeros(size, config.width), requires_grad=False) for size in config.codebook_sizes)
 
@@ -58,11 +109,14 @@ class ResidualKmeans(DirectTokenizer):
         return torch.stack([level[codes[:, number]] for number, level in enumerate(self.levels)]).sum(0)
 
 
-class ProductQuantizer(DirectTokenizer):
-    """The D dimensions cut into L parts, k-means in each; with ``opq`` behind the rotation that loses least."""
+class ProductQuantizer(CentroidTokenizer):
+    """The D dimensions cut into L parts, k-means in each."""
 
-    def __init__(self, config: DirectConfig) -> None:
-        super().__init__(config)
+    rotates = False
+    """Are the dimensions cut behind a learned rotation?"""
+
+    def __init__(self, config: ProductConfig) -> None:
+        super().__init__(config, self.rotates)
         self.widths = [len(part) for part in torch.arange(config.width).tensor_split(config.num_levels)]
         self.levels = nn.ParameterList(
             nn.Parameter(torch.zeros(size, width), requires_grad=False) for size, width in zip(config.codebook_sizes, self.widths)
@@ -75,7 +129,7 @@ class ProductQuantizer(DirectTokenizer):
 
     def _fit(self, vectors: Tensor, seed: int, shard: Shard) -> None:
         check_enough(len(vectors), max(self.codebook_sizes))
-        rounds = OPQ_ROUNDS if self.config.kind == "opq" else 0
+        rounds = OPQ_ROUNDS if self.rotates else 0
         width = self.config.width
         rotation = torch.eye(width, device=vectors.device)
         if rounds:  # principal axes order the dimensions by variance; a random rotation gives every part its share
@@ -110,6 +164,12 @@ class ProductQuantizer(DirectTokenizer):
 
     def _quantized(self, codes: Tensor) -> Tensor:
         return torch.cat([level[codes[:, number]] for number, level in enumerate(self.levels)], dim=1)
+
+
+class RotatedProductQuantizer(ProductQuantizer):
+    """OPQ: the same behind the rotation that loses least."""
+
+    rotates = True
 
 
 def squared_distances(vectors: Tensor, codewords: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.schemas import UserError
-from modules.tokenizer.coder import Coder
+from modules.tokenizer.base import ItemTokenizer
 
 POLICIES = ("extra_code", "reassign", "none")
 """Append a collision code; move items to free codes; leave several items to an ID, listed by popularity."""
@@ -34,7 +34,7 @@ def collision_codes(codes: Tensor, order: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def reassign_collisions(coder: Coder, items: Tensor, codes: Tensor, order: Tensor) -> Tensor:
+def reassign_collisions(coder: ItemTokenizer, items: Tensor, codes: Tensor, order: Tensor) -> Tensor:
     """Unique codes [I, L]: of every group that shares ``codes`` [I, L] the first in ``order`` [I] stays, the others move.
 
     An item moves to the nearest code of the last level that is free behind its prefix. Where none is, it moves to its second nearest code
@@ -66,7 +66,7 @@ def reassign_collisions(coder: Coder, items: Tensor, codes: Tensor, order: Tenso
     return result
 
 
-def _move(coder: Coder, items: Tensor, result: Tensor, rows: Tensor, taken: Tensor) -> Tensor:
+def _move(coder: ItemTokenizer, items: Tensor, result: Tensor, rows: Tensor, taken: Tensor) -> Tensor:
     """Gives the items [n, E] in ``rows`` of ``result`` free codes, and returns all keys taken then, sorted."""
     sizes = coder.codebook_sizes
     last = len(sizes) - 1
@@ -110,7 +110,7 @@ def _move(coder: Coder, items: Tensor, result: Tensor, rows: Tensor, taken: Tens
     )
 
 
-def _nearest_first(coder: Coder, items: Tensor, codes: Tensor, level: int) -> Tensor:
+def _nearest_first(coder: ItemTokenizer, items: Tensor, codes: Tensor, level: int) -> Tensor:
     """[n, K]: the codes of a level, each item's own first, then the others by their distance."""
     distances = coder.level_distances(items, codes, level)
     return distances.scatter(1, codes[:, level : level + 1], -torch.inf).argsort(dim=1, stable=True)

@@ -4,12 +4,26 @@ Shape letters: B batch, I items, E input width, L levels, K codebook size of a l
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from data.schemas import UserError
 from init.kmeans import Shard
 from modules.tokenizer.direct import DirectConfig, DirectTokenizer
+
+
+@dataclass(frozen=True)
+class HyperplaneConfig(DirectConfig):
+    """The same, of codes that are made of bits."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.codebook_sizes) < 2 or any(size & (size - 1) for size in self.codebook_sizes):
+            raise UserError(
+                f"train.vae_codebook_size is {self.codebook_size} and a code of train.tokenizer = 'lsh' is made of bits; take powers of two"
+            )
 
 
 class RandomHyperplanes(DirectTokenizer):
@@ -18,7 +32,7 @@ class RandomHyperplanes(DirectTokenizer):
     learns = False
     hyperplanes: Tensor
 
-    def __init__(self, config: DirectConfig) -> None:
+    def __init__(self, config: HyperplaneConfig) -> None:
         super().__init__(config)
         self.bits = [int(math.log2(size)) for size in config.codebook_sizes]
         self.register_buffer("hyperplanes", torch.zeros(config.width, sum(self.bits)))
@@ -52,14 +66,22 @@ class RandomCodes(DirectTokenizer):
     def _fit(self, vectors: Tensor, seed: int, shard: Shard) -> None:
         self.draw_seed.fill_(seed)
 
+    @property
+    def codes_depend_on_others(self) -> bool:
+        return True
+
+    def _codes(self, vectors: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(int(self.draw_seed))
+        codes = [torch.randint(size, (len(vectors),), generator=generator) for size in self.codebook_sizes]
+        return torch.stack(codes, dim=1).to(self.device)
+
     @torch.no_grad()
     def get_semantic_ids(self, items: Tensor, chunk_size: int = 65536) -> Tensor:
-        generator = torch.Generator().manual_seed(int(self.draw_seed))
-        codes = [torch.randint(size, (len(items),), generator=generator) for size in self.codebook_sizes]
-        return torch.stack(codes, dim=1).to(self.input_mean.device)
+        """See ItemTokenizer; drawn in one go, and no vector is looked at."""
+        return self._codes(items)
 
     @torch.no_grad()
     def level_distances(self, items: Tensor, codes: Tensor, level: int) -> Tensor:
         """Any code is as good as another: random distances."""
         generator = torch.Generator().manual_seed(int(self.draw_seed) + 1 + level)
-        return torch.rand(len(items), self.codebook_sizes[level], generator=generator).to(self.input_mean.device)
+        return torch.rand(len(items), self.codebook_sizes[level], generator=generator).to(self.device)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from data.schemas import PAD, SeqBatch, TokenizedSeqBatch, UserError
-from modules.tokenizer.coder import Coder
+from modules.tokenizer.base import ItemTokenizer
 from modules.tokenizer.collisions import collision_codes, reassign_collisions
 from modules.tokenizer.trie import PrefixTrie
 
@@ -63,7 +63,7 @@ class SemanticIdTokenizer(nn.Module):
     @classmethod
     def from_coder(
         cls,
-        coder: Coder,
+        coder: ItemTokenizer,
         embeddings: Tensor,
         item_keys: Sequence[str],
         embeddings_hash: str,

@@ -3,23 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from data.processed import time_mistakes
 from modules.model import DecoderConfig
 from modules.quantize import QuantizeForwardMode
-from modules.runtime.config.declaration import declared_options, filled, option
+from modules.runtime.config.declaration import filled, option
 from modules.runtime.config.types import Count, Natural, NonNegative, Positive, RunPath, Share, Text
 from modules.runtime.options.groups import DataOptions, Distance, InputNorm, RunOptions, hub_rule, refused
-from modules.runtime.options.rqvae import RqVaeOptions
-
-
-class Repeated(NamedTuple):
-    """An option of stage 1 in a config of stage 2."""
-
-    field: str  # of stage 1's model config
-    value: object
-
 
 CHECKED = "checked against the tokenizer's run if given."
 
@@ -146,8 +137,6 @@ class DecoderOptions(RunOptions, DataOptions):
         if self.split_by == "time":
             yield from time_mistakes(self.data)
 
-    def repeated(self) -> dict[str, Repeated]:
-        """The options of stage 1 that this config repeats, by name."""
-        fills = {name: declared.metadata["sets"] for name, declared in declared_options(RqVaeOptions).items()}
-        values = {name: value for name, value in self.settings().items() if name.startswith("vae_") and value is not None}
-        return {name: Repeated(fills[name], value) for name, value in values.items()}
+    def repeated(self) -> dict[str, object]:
+        """The options of stage 1 that this config repeats."""
+        return {name: value for name, value in self.settings().items() if name.startswith("vae_") and value is not None}

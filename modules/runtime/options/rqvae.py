@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Literal
 
 from modules.quantize import QuantizeForwardMode
-from modules.rqvae import RqVaeConfig
-from modules.runtime.config.declaration import filled, option
+from modules.runtime.config.declaration import option
 from modules.runtime.config.types import Count, Natural, NonNegative, Positive, RunPath, Share, Text
 from modules.runtime.options.groups import DataOptions, Distance, InputNorm, RunOptions, hub_rule, refused
-from modules.tokenizer.direct import DirectConfig
+from modules.tokenizer.base import TokenizerConfig
+from modules.tokenizer.registry import TokenizerName, kind_of, make_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,12 @@ class RqVaeOptions(RunOptions, DataOptions):
     )
     collaborative_dim: Count = option(64, "their width; vae_input_dim counts it too.")
     save_dir_root: Text = option("out/rqvae/amazon", "the run directory is save_dir_root/dataset_split.", may_differ=True)
-    tokenizer: Literal["rqvae", "rqkmeans", "pq", "opq", "lsh", "random"] = option(
+    tokenizer: TokenizerName = option(
         "rqvae",
-        "rqvae, or without a network: rqkmeans (residual k-means), pq (product quantization), opq (behind a learned rotation), lsh (random "
-        "hyperplanes), random (codes that say nothing). Of the parameters of the RQ-VAE these use vae_input_dim, vae_input_norm, "
-        "vae_codebook_size and vae_n_layers.",
-        sets="kind",
+        "rqvae; fsq (a network too, its latent rounded to a grid of at most vae_codebook_size cells a code); or without a network: "
+        "rqkmeans (residual k-means), pq (product quantization), opq (behind a learned rotation), lsh (random hyperplanes), random (codes that say "
+        "nothing). Of the parameters of the RQ-VAE all use vae_input_dim, vae_input_norm, vae_codebook_size and vae_n_layers, fsq "
+        "vae_hidden_dims and vae_n_cat_feats too.",
     )
     collision_policy: Literal["extra_code", "reassign", "none"] = option(
         "extra_code",
@@ -55,67 +55,43 @@ class RqVaeOptions(RunOptions, DataOptions):
         True, "start each codebook at the k-means centroids of the whole catalogue's residuals; False: at those of random items."
     )
     kmeans_balanced: bool = option(
-        False,
-        "no centroid gets more than its share of the items, rounded up; of a tokenizer without a network no code does.",
-        sets="balanced",
+        False, "no centroid gets more than its share of the items, rounded up; of a tokenizer without a network no code does."
     )
     autoencoder_steps: Natural = option(
         300, "first steps, without the quantizer, after which the codebooks start on latents that stay put; part of iterations."
     )
-    vae_input_dim: Count = option(
-        768, "width of the item embeddings, collaborative vectors included; checked against them.", sets="input_dim"
-    )
-    vae_embed_dim: Count = option(32, "width of the latent and of the codewords.", sets="embed_dim")
-    vae_hidden_dims: tuple[Count, ...] = option(
-        (512, 256, 128), "hidden widths of the encoder; the decoder mirrors them.", sets="hidden_dims"
-    )
+    vae_input_dim: Count = option(768, "width of the item embeddings, collaborative vectors included; checked against them.")
+    vae_embed_dim: Count = option(32, "width of the latent and of the codewords.")
+    vae_hidden_dims: tuple[Count, ...] = option((512, 256, 128), "hidden widths of the encoder; the decoder mirrors them.")
     vae_codebook_size: Count | tuple[Count, ...] = option(
-        256, "codes a level; a list such as [512, 256, 128] gives every level its own number.", sets="codebook_size"
+        256, "codes a level; a list such as [512, 256, 128] gives every level its own number."
     )
-    vae_n_layers: Count = option(3, "levels of residual quantization.", sets="num_levels")
+    vae_n_layers: Count = option(3, "levels of residual quantization.")
     vae_codebook_mode: QuantizeForwardMode = option(
-        QuantizeForwardMode.STE,
-        "gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK (set vae_codebook_normalize with it).",
-        sets="mode",
+        QuantizeForwardMode.STE, "gradient estimator: GUMBEL_SOFTMAX, STE or ROTATION_TRICK (set vae_codebook_normalize with it)."
     )
-    vae_distance: Distance = option("l2", "what the nearest codeword is: l2 (by squared distance) or cosine (by angle).", sets="distance")
-    vae_sim_vq: bool = option(False, "freeze the codebooks and learn one linear map behind each (SimVQ).", sets="sim_vq")
-    vae_codebook_normalize: bool = option(
-        False,
-        "latents and the first level's codewords have length 1; deeper codewords keep their own.",
-        sets="codebook_normalize",
-    )
+    vae_distance: Distance = option("l2", "what the nearest codeword is: l2 (by squared distance) or cosine (by angle).")
+    vae_sim_vq: bool = option(False, "freeze the codebooks and learn one linear map behind each (SimVQ).")
+    vae_codebook_normalize: bool = option(False, "latents and the first level's codewords have length 1; deeper codewords keep their own.")
     vae_dead_code_steps: Natural = option(
         50,
         "a code that no item used for so many steps is moved to an input with a large error; never in the last 10 % of the steps. 0: none "
         "is.",
-        sets="dead_code_steps",
     )
     vae_ema_decay: Share = option(
-        0.0,
-        "codewords are moving averages of their residuals, with this decay a step, as 0.99; 0: they learn by gradient.",
-        sets="ema_decay",
+        0.0, "codewords are moving averages of their residuals, with this decay a step, as 0.99; 0: they learn by gradient."
     )
     vae_sinkhorn: Literal["none", "training", "last_level"] = option(
         "none",
         "balance codes by Sinkhorn's algorithm: none, training (every level, training batches only) or last_level (there in training, and "
         "for the items of the catalogue that would collide).",
-        sets="sinkhorn",
     )
-    vae_sinkhorn_epsilon: Positive = option(
-        0.02,
-        "its softness, in units of the mean squared distance between residuals and codewords.",
-        sets="sinkhorn_epsilon",
-    )
+    vae_sinkhorn_epsilon: Positive = option(0.02, "its softness, in units of the mean squared distance between residuals and codewords.")
     vae_n_cat_feats: Natural = option(
-        0,
-        "features at the end of the input that are 0 or 1: not normalised, reconstructed by cross-entropy.",
-        sets="n_cat_feats",
+        0, "features at the end of the input that are 0 or 1: not normalised, reconstructed by cross-entropy."
     )
     vae_input_norm: InputNorm = option(
-        "center_unit",
-        "center_unit (subtract the mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none.",
-        sets="input_norm",
+        "center_unit", "center_unit (subtract the mean, then unit rows), standardize (every dimension to mean 0, deviation 1) or none."
     )
     gumbel_temperature_start: Positive = option(
         0.5,
@@ -134,11 +110,9 @@ class RqVaeOptions(RunOptions, DataOptions):
     vae_hf_model_name: Text | None = option(None, "its name there, owner/name.", may_differ=True)
 
     @cached_property
-    def model(self) -> RqVaeConfig | DirectConfig:
+    def model(self) -> TokenizerConfig:
         """The tokenizer that these options describe."""
-        if self.tokenizer == "rqvae":
-            return filled(RqVaeConfig, self)
-        return filled(DirectConfig, self)
+        return make_config(self.settings())
 
     def rules(self) -> Iterator[str]:
         """See Options."""
@@ -155,9 +129,10 @@ class RqVaeOptions(RunOptions, DataOptions):
         if start < end:
             above = f"train.gumbel_temperature_end = {end} is above train.gumbel_temperature_start = {start}"
             yield f"{above}; temperatures fall: exchange them"
-        if self.tokenizer == "rqvae" and self.pca_dim:
+        kind = kind_of(self.tokenizer)
+        if self.pca_dim and "pca_dim" not in kind.options:
             yield f"train.pca_dim = {self.pca_dim} is for tokenizers without a network; set it to 0, or train.tokenizer to 'rqkmeans'"
-        if self.tokenizer != "rqvae" and self.pretrained_rqvae_path is not None:
+        if self.pretrained_rqvae_path is not None and not kind.trains:
             yield f"train.pretrained_rqvae_path starts an RQ-VAE and train.tokenizer is {self.tokenizer!r}; remove one of them"
         if self.collaborative_weight and self.vae_n_cat_feats:
             yield (

@@ -15,26 +15,32 @@ INPUT_NORMS = ("center_unit", "standardize", "none")
 
 
 class InputNormalizer(nn.Module):
-    """What a tokenizer of item embeddings [.., E] is built on.
+    """The first part of every tokenizer of item embeddings [.., E].
 
     Args:
         input_dim: E.
         input_norm: one of INPUT_NORMS.
         n_cat_feats: features at the end that are categorical, in [0, 1], and stay as they are.
+
+    Attributes:
+        mean: [E], subtracted; 0 for categorical features.
+        scale: [E], divided by; 1 for categorical features.
+        num_dense: features that are not categorical.
     """
 
-    input_mean: Tensor
-    input_scale: Tensor
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, input_dim: int, input_norm: str, n_cat_feats: int = 0) -> None:
         super().__init__()
         self.input_norm = input_norm
+        self.n_cat_feats = n_cat_feats
         self.num_dense = input_dim - n_cat_feats
-        self.register_buffer("input_mean", torch.zeros(input_dim))
-        self.register_buffer("input_scale", torch.ones(input_dim))
+        self.register_buffer("mean", torch.zeros(input_dim))
+        self.register_buffer("scale", torch.ones(input_dim))
 
     @torch.no_grad()
-    def fit_normalizer(self, items: Tensor, chunk_size: int = 16384) -> None:
+    def fit(self, items: Tensor, chunk_size: int = 16384) -> None:
         """Takes the mean (and for ``standardize`` the standard deviation) of the dense features of ``items`` [I, E].
 
         Raises:
@@ -51,21 +57,21 @@ class InputNormalizer(nn.Module):
             return
         # A chunk at a time, in double precision over the chunks: the catalogue may be float16 and larger than the memory.
         mean = sum(chunk.float().sum(0).cpu().double() for chunk in dense.split(chunk_size)) / len(items)
-        self.input_mean[: self.num_dense] = mean
+        self.mean[: self.num_dense] = mean
         if self.input_norm == "standardize":
             near = mean.float().to(items.device)
             squares = sum((chunk.float() - near).square().sum(0).cpu().double() for chunk in dense.split(chunk_size))
-            self.input_scale[: self.num_dense] = (squares / len(items)).sqrt().clamp_min(1e-6)
+            self.scale[: self.num_dense] = (squares / len(items)).sqrt().clamp_min(1e-6)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The dense and the categorical features of [B, E]."""
         return x[:, : self.num_dense], x[:, self.num_dense :]
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """[B, E] as given -> [B, E] as the tokenizer reads it; categorical features stay as they are."""
-        x = x - self.input_mean
+        x = x - self.mean
         if self.input_norm == "standardize":
-            return x / self.input_scale
+            return x / self.scale
         if self.input_norm == "none":
             return x
         dense, tail = self._parts(x)
