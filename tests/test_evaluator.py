@@ -4,6 +4,7 @@ The invented data have what goes wrong in real ones: histories longer than the m
 batches of unequal length and a short last one, items that training never saw, item 0 among them.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -138,7 +139,7 @@ def test_items_of_equal_score_stand_by_popularity_not_by_row():
     for case in cases(world.users, "validation"):
         scores, _ = world.slow.scores(case, range(ITEMS))
         ranked = world.slow.ranked(case, world.order, True)
-        decided += sum(scores[a] == scores[b] and a > b for a, b in zip(ranked, ranked[1:]))
+        decided += sum(scores[a] == scores[b] and a > b for a, b in pairwise(ranked))
     assert decided > len(cases(world.users, "validation"))
 
 
