@@ -14,7 +14,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spins slows every busy process beside it on a CPU
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,11 +22,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from data.interactions import Corpus, split_hash, statistics, time_bounds
+from data.interactions import Corpus
 from data.processed import RecDataset, SeqData, data_config, load_corpus
 from data.schemas import UserError
-from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
+from evaluate.rankers import Ranker, counted_rankers
 from evaluate.report import evaluation_report
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.quantize import QuantizeForwardMode
@@ -36,11 +36,13 @@ from modules.runtime.coders import read_config
 from modules.runtime.config import check_settings, run_script
 from modules.runtime.device import Placement, memory_advice, place, set_seed
 from modules.runtime.hub import find_snapshot, push
-from modules.runtime.judge import Judge, Part, Protocol
+from modules.runtime.judge import Evaluator, Part, Protocol
 from modules.runtime.ranks import Ranks
-from modules.runtime.retriever import Retriever, describe_retriever
+from modules.runtime.retriever import Retriever, SearchSettings, describe_retriever, precision_name, record_search
 from modules.runtime.rules import shared_mistakes
 from modules.runtime.run import Run
+from modules.runtime.searcher import Searcher
+from modules.runtime.sequences import split_sequences
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.runtime.values import Count, Device, FolderName, Natural, NonNegative, Positive, RunPath, Seed, Share, Text
 from modules.scheduler import learning_rate_factor
@@ -241,7 +243,7 @@ def train(
         patience,
         seed,
     )
-    protocol = Protocol(beam_size, filter_history, top_k_eval_list, eval_batch_size, eval_users, seed)
+    protocol = Protocol(filter_history, top_k_eval_list, eval_batch_size, eval_users, seed)
     placement = place(device, amp, mixed_precision_type, ranks.device)
     rqvae_run = find_snapshot(pretrained_rqvae_path, dataset_split, "rqvae")
     pretrained = None if pretrained_decoder_path is None else find_snapshot(pretrained_decoder_path, dataset_split, "decoder")
@@ -262,18 +264,15 @@ def train(
             corpus = load_corpus(source)
         tokenizer = SemanticIdTokenizer.load(rqvae_run).to(placement.device)
         tokenizer.check_items(corpus.item_keys)
-        moments = None if split_by == "leave_one_out" else time_bounds(corpus.times, split_quantiles)
-        data = SeqData(corpus.histories, len(corpus.item_keys), max_seq_len, encoder_attention == "causal", moments)
-        described, split_name = statistics(corpus, data.split), split_hash(corpus.histories, moments)
-        data = data.to(placement.device)
-        order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(placement.device)
+        sequences = split_sequences(corpus, model_config, split_by, split_quantiles, seed, placement.device)
+        data, order, moments, described, split_name = sequences
         tokenizer = tokenizer.ordered_by(order)
         set_seed(seed)
         model = EncoderDecoderRetrievalModel(model_config, tokenizer.vocab_sizes).to(placement.device)
         if pretrained is not None:
             load_weights(model, pretrained / WEIGHTS)
         if ranks.main:
-            describe_retriever(run.folder, model_config, tokenizer, corpus.titles, run.begun)
+            describe_retriever(run.folder, model_config, tokenizer, corpus.titles, corpus.user_keys, run.begun)
 
         parameters = sum(p.numel() for p in model.parameters())
         targets, epoch = recipe.batch_size * recipe.accumulate, data.steps_per_epoch(recipe.batch_size) / recipe.accumulate
@@ -288,14 +287,17 @@ def train(
         run.say(f"training {iterations:,} steps of {targets} targets, {epoch:,.0f} steps an epoch ({iterations / epoch:.1f} epochs)")
         run.say(f"run      {run.describe()}")
 
-        retriever = Retriever(model, tokenizer, corpus.titles)
-        judge = Judge(retriever, data, order, protocol, placement, ranks, cuda_graphs=cuda_graphs)
+        retriever = Retriever(model, tokenizer, corpus.titles, SearchSettings(beam_size, precision_name(placement.autocast_dtype), order))
+        judge = Evaluator(Searcher(retriever, cuda_graphs=cuda_graphs), data, protocol, ranks, split=split_name)
         run.track(wandb_logging, wandb_project)
         seconds = fit(retriever, data, judge, recipe, placement, ranks, run)
         ranks.wait()
-        load_weights(model, run.folder / WEIGHTS)
+        load_weights(model.eval(), run.folder / WEIGHTS)
+        rankers = counted_rankers(data.split.train.item_ids, data.split.train.offsets, order)
+        if ranks.main:
+            record_search(run.folder, retriever.settings._replace(precision=precision_name(judge.ranker.dtype)))
         with memory_advice(EVALUATION_KNOBS):
-            report(judge, corpus, run, seconds, do_eval, {"split": split_name, **described._asdict()})
+            report(judge, rankers, corpus, run, seconds, do_eval, {"split": split_name, **described._asdict()})
         if push_decoder_to_hf and ranks.main:
             run.say(f"pushed   {push(run.folder, str(decoder_hf_model_name))}")
         run.say(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
@@ -371,9 +373,9 @@ def check_rqvae(folder: Path, settings: Mapping[str, object]) -> None:
 # -- training ---------------------------------------------------------------------------------------------------------------------------
 
 
-def fit(retriever: Retriever, data: SeqData, judge: Judge, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
+def fit(retriever: Retriever, data: SeqData, judge: Evaluator, recipe: Recipe, placement: Placement, ranks: Ranks, run: Run) -> float:
     """Trains the model, from its last checkpoint if there is one; leaves the best weights in the run and returns seconds of training."""
-    model, tokenizer, _ = retriever
+    model, tokenizer = retriever.model, retriever.tokenizer
 
     def factor(step: int) -> float:
         return learning_rate_factor(recipe.schedule, step, recipe.warmup_steps, recipe.iterations)
@@ -391,7 +393,7 @@ def fit(retriever: Retriever, data: SeqData, judge: Judge, recipe: Recipe, place
         parts=len(tokenizer.vocab_sizes),
     )
     trainer = Trainer(run, model, model, make_optimizer(model, recipe), plan, placement, ranks, {"best": -1.0, "waited": 0.0})
-    judge.placement, judge.pause = trainer.placement, trainer.interruption_point
+    judge.ranker.dtype, judge.pause = trainer.placement.autocast_dtype, trainer.interruption_point
     with trainer.running("decoder") as steps:
         for step in steps:
             if trainer.due(step, recipe.log_every):
@@ -415,7 +417,7 @@ def fit(retriever: Retriever, data: SeqData, judge: Judge, recipe: Recipe, place
     return trainer.seconds
 
 
-def select(judge: Judge, trainer: Trainer, recipe: Recipe, run: Run, step: int) -> None:
+def select(judge: Evaluator, trainer: Trainer, recipe: Recipe, run: Run, step: int) -> None:
     """Validates by beam search, keeps the weights if they are the best so far, and ends the training when patience does."""
     with trainer.evaluating(EVALUATION_KNOBS):
         metrics = judge.model("validation", judge.protocol.filter_history, sample=True).metrics
@@ -447,9 +449,16 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 # -- evaluation -------------------------------------------------------------------------------------------------------------------------
 
 
-def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool, described: Mapping[str, object]) -> None:
+def report(
+    judge: Evaluator,
+    rankers: Sequence[Ranker],
+    corpus: Corpus,
+    run: Run,
+    seconds: float,
+    do_eval: bool,
+    described: Mapping[str, object],
+) -> None:
     """Final figures of the selected checkpoint beside the baselines': all users on validation and, once, on test."""
-    judge.retriever.model.eval()
     barred = judge.protocol.filter_history
     metrics: dict[str, object] = {"training_seconds": round(seconds, 1), "data": dict(described)}
     parts: list[Part] = ["validation", "test"] if do_eval else ["validation"]
@@ -458,8 +467,8 @@ def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool
         rows = [("TIGER", judge.model(part, barred, progress=True))]
         if part == "test":
             rows.append((f"TIGER, history {'not ' if barred else ''}barred", judge.model(part, not barred, progress=True)))
+        rows += judge.baselines(part, barred, rankers)
         if judge.ranks.main:
-            rows += judge.baselines(part, barred)
             run.picture(f"recall_{part}", recall_plot(rows))
             names = list(rows[0][1].metrics)
             run.tracker.table(part, ["model", *names], [[name, *(row.metrics.get(metric) for metric in names)] for name, row in rows])

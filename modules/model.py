@@ -125,7 +125,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         if self.user_embedding is not None:
             x = torch.cat([self.user_embedding(batch.user_ids).unsqueeze(1), x], dim=1)
             items = torch.cat([items.new_full((1,), USER_TOKEN), items])
-            mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
+            mask = torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
         return x, items.unsqueeze(0), mask
 
     def encode(self, batch: TokenizedSeqBatch) -> Encoded:
@@ -217,18 +217,18 @@ class EncoderDecoderRetrievalModel(nn.Module):
 
         def step(level: int, parents: Tensor | None, codes: Tensor | None) -> Tensor:
             nonlocal past
-            x = self.level_embedding[level].expand(len(batch.user_ids), 1, -1)
+            x = self.level_embedding[level].expand(batch.user_ids.shape[0], 1, -1)
             if codes is not None and parents is not None:
                 x = x + self.target_embedding.level(codes, level - 1)
-                rows = _rows(parents, len(past[0][0]))
+                rows = _rows(parents, past[0][0].shape[0])
                 past = [[code.index_select(0, rows) for code in layer] for layer in past]
             x, past = self.decoder.step(self._in_compute_dtype(x), memory, past, cross_bias)
             return self.heads[level](x)
 
-        return constrained_beam_search(step, trie, len(batch.user_ids), beam_size, seen, tuple_depth, temperature, generator)
+        return constrained_beam_search(step, trie, batch.user_ids.shape[0], beam_size, seen, tuple_depth, temperature, generator)
 
 
 def _rows(parents: Tensor, num_rows: int) -> Tensor:
     """Where each of the beams that continue ``parents`` [B, W'] finds its past among ``num_rows`` = B x W rows -> [B x W']."""
-    batch = len(parents)
+    batch = parents.shape[0]
     return (torch.arange(batch, device=parents.device).unsqueeze(1) * (num_rows // batch) + parents).flatten()

@@ -4,6 +4,7 @@ The invented data have what goes wrong in real ones: histories longer than the m
 batches of unequal length and a short last one, items that training never saw, item 0 among them.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,11 +13,12 @@ import torch
 
 from data.processed import SeqData
 from evaluate.metrics import tie_order
+from evaluate.rankers import Ranker, counted_rankers
 from modules.embedding import ItemDistanceBias
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
-from modules.runtime.device import Placement
-from modules.runtime.judge import Judge, Protocol
-from modules.runtime.retriever import Retriever
+from modules.runtime.judge import Evaluator, Protocol
+from modules.runtime.retriever import Retriever, SearchSettings
+from modules.runtime.searcher import Searcher
 from modules.tokenizer.collisions import collision_codes
 from modules.tokenizer.semids import SemanticIdTokenizer, TokenizerInfo
 from tests.slow_evaluator import History, SlowModel, cases, code_figures, figures, markov, most_popular, rank_of, tie_ranks, training_part
@@ -26,7 +28,6 @@ ITEMS, MAX_SEQ_LEN, BATCH, CUTOFFS, WIDTH = 30, 4, 7, (1, 5, 10), 10
 COLD = (0, 7, 19)
 """Items that are nobody's but as a last one: training never saw them."""
 
-CPU = Placement(torch.device("cpu"), None, "")
 PARTS = pytest.mark.parametrize("part", ["validation", "test"])
 BARRINGS = pytest.mark.parametrize("barred", [True, False], ids=["barred", "not barred"])
 
@@ -36,7 +37,8 @@ class World(NamedTuple):
     train: list[History]
     order: list[int]
     slow: SlowModel
-    evaluator: Judge
+    evaluator: Evaluator
+    rankers: Sequence[Ranker]
 
 
 def invented_users() -> list[History]:
@@ -52,12 +54,12 @@ def invented_users() -> list[History]:
     return users
 
 
-def make_world(collision_code: bool = True, **protocol) -> World:
+def make_world(collision_code: bool = True, users: int | None = None, beam_size: int = ITEMS) -> World:
     """A model with random weights over the invented users; without a collision code items share an ID, and so their score."""
-    users, keys = invented_users(), [f"key {item * 17 % 31}" for item in range(ITEMS)]
+    histories, keys = invented_users(), [f"key {item * 17 % 31}" for item in range(ITEMS)]
     codes = torch.randint(0, 4, (ITEMS, 2), generator=torch.Generator().manual_seed(5))
     ids = torch.cat([codes, collision_codes(codes, torch.arange(ITEMS)).unsqueeze(1)], dim=1) if collision_code else codes
-    data = SeqData(to_histories(users), ITEMS, MAX_SEQ_LEN)
+    data = SeqData(to_histories(histories), ITEMS, MAX_SEQ_LEN)
     order = tie_order(data.popularity, keys, 1)
     tokenizer = SemanticIdTokenizer(ids, [], TokenizerInfo(keys, "", [4, 4], 0)).ordered_by(order)
     torch.manual_seed(0)
@@ -66,10 +68,11 @@ def make_world(collision_code: bool = True, **protocol) -> World:
     for module in model.modules():
         if isinstance(module, ItemDistanceBias):
             torch.nn.init.normal_(module.bias)
-    settings = {"beam_size": ITEMS, "filter_history": True, "cutoffs": CUTOFFS, "batch_size": BATCH, "users": None, "seed": 0} | protocol
-    evaluator = Judge(Retriever(model, tokenizer, keys), data, order, Protocol(**settings), CPU)
-    train = training_part(users)
-    return World(users, train, tie_ranks(train, keys, 1), SlowModel(model, ids.tolist(), 2), evaluator)
+    searcher = Searcher(Retriever(model, tokenizer, keys, SearchSettings(beam_size, "fp32", order)))
+    evaluator = Evaluator(searcher, data, Protocol(True, CUTOFFS, BATCH, users, seed=0))
+    train = training_part(histories)
+    rankers = counted_rankers(data.split.train.item_ids, data.split.train.offsets, order)
+    return World(histories, train, tie_ranks(train, keys, 1), SlowModel(model, ids.tolist(), 2), evaluator, rankers)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["collision code", "shared IDs"])
@@ -119,7 +122,7 @@ def test_the_two_barrings_differ(world):
 @PARTS
 @BARRINGS
 def test_the_baselines_figures_are_those_of_the_slow_evaluator(world, part, barred):
-    rows = dict(world.evaluator.baselines(part, barred))
+    rows = dict(world.evaluator.baselines(part, barred, world.rankers))
     found = cases(world.users, part)
     lists = {
         "most popular": [most_popular(case, world.order, barred) for case in found],
@@ -175,7 +178,7 @@ def test_the_validation_loss_is_a_mean_over_users_whatever_their_batch(wanted):
 def test_users_whose_item_training_never_saw_have_rows_of_their_own(world):
     cold = [item for item in range(ITEMS) if not any(item in history for history in world.train)]
     assert set(COLD) <= set(cold)
-    rows = [("TIGER", world.evaluator.model("test", True)), *world.evaluator.baselines("test", True)]
+    rows = [("TIGER", world.evaluator.model("test", True)), *world.evaluator.baselines("test", True, world.rankers)]
     sliced = dict(world.evaluator.unseen("test", rows))
     found = cases(world.users, "test")
     concerned = [case for case in found if case.target in cold]
