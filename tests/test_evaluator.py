@@ -146,6 +146,17 @@ def test_items_of_equal_score_stand_by_popularity_not_by_row():
     assert decided > len(cases(world.users, "validation"))
 
 
+@BARRINGS
+def test_different_ids_of_equal_score_stand_by_popularity_too(barred):
+    world = make_world()
+    for head in world.slow.model.heads:
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+    items, _ = slow_ranks(world, "validation", barred)
+    assert world.evaluator.model("validation", barred).ranks.tolist() == items
+    assert len(set(items)) > 2
+
+
 def test_lists_that_run_dry_are_padded_and_nothing_is_found_there():
     world = make_world(beam_size=3)
     assert set(world.evaluator.model("validation", True).ranks.tolist()) <= {0, 1, 2, WIDTH}

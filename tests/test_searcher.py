@@ -25,9 +25,10 @@ LENGTHS = [1, 2, 3, 5, 19, 20, 21, 22, 40, 64, 80, 100, 119, 150, 199, 200]
 
 
 def invented() -> tuple[list[list[int]], list[int]]:
-    """Histories of 1 to 200 items, of which the longer ones repeat, and their users, some unknown."""
+    """Histories of 1 to 200 items, of which the longer ones repeat and the longest leaves eight items, and their users, some unknown."""
     drawn = random.Random(2)
     histories = [[drawn.randrange(ITEMS) for _ in range(length)] for length in LENGTHS]
+    histories[-1] = [item % (ITEMS - 8) for item in range(LENGTHS[-1])]
     return histories, [PAD if number % 5 == 1 else drawn.randrange(USERS) for number in range(len(LENGTHS))]
 
 
@@ -163,6 +164,20 @@ def test_items_of_equal_score_come_in_the_run_s_order_also_where_the_beam_cuts_t
     assert searcher.ask([[3]]).item_ids[0].tolist() == wanted[:6]
     some = torch.arange(0, ITEMS, 2)
     assert searcher.among(some).ask([[3]]).item_ids[0].tolist() == [item for item in wanted if item % 2 == 0][:6]
+
+
+def test_other_ids_of_equal_score_come_in_the_run_s_order_too(trained_retriever: Retriever) -> None:
+    codes = torch.cartesian_prod(torch.arange(8), torch.arange(8), torch.arange(8))[:ITEMS]
+    order = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(1))
+    tokenizer = SemanticIdTokenizer(codes, [], trained_retriever.tokenizer.info)
+    model = type(trained_retriever.model)(trained_retriever.model.config, tokenizer.vocab_sizes).eval()
+    for head in model.heads:
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+    searcher = Searcher(Retriever(model, tokenizer, [], SearchSettings(ITEMS, "fp32", order)))
+    found = searcher.ask([[3]])
+    assert found.item_ids[0, :-1].tolist() == [item for item in order.argsort().tolist() if item != 3]
+    assert torch.equal(found.sem_ids[0, :-1], codes[found.item_ids[0, :-1]])
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])

@@ -72,7 +72,8 @@ def open_finished(run: Path, device: str = "auto", dataset_folder: str | None = 
     sequences = split_sequences(corpus, retriever.model.config, by, quantiles, _number(settings["seed"]), placement.device)
     if recorded.get("split", sequences.split) != sequences.split:
         raise UserError(
-            f"{other}: their histories and split are {sequences.split}, the run's {recorded['split']}; give the folder as it was, or train anew"
+            f"{other}: their histories and split are {sequences.split}, the run's {recorded['split']}; "
+            "give the folder as it was, or train anew"
         )
     if retriever.settings.order is None:
         retriever = retriever._replace(settings=retriever.settings._replace(order=sequences.order))
