@@ -200,7 +200,7 @@ def test_a_run_is_not_copied_onto_itself(runs: Path) -> None:
 def test_push_uploads_the_snapshot_and_says_where(runs: Path, api: type[FakeApi]) -> None:
     assert push(runs / "decoder" / "beauty", "me/model", private=True) == "https://hub.invalid/me/model"
     assert api.calls == [("me/model", {"private": True, "exist_ok": True})]
-    assert set(api.files) == SHARED | {"titles.json", "README.md"}
+    assert set(api.files) == SHARED | {"titles.json", "search.json", "README.md"}
     assert "python recommend.py me/model" in api.files["README.md"]
 
 
@@ -250,7 +250,7 @@ def test_a_hub_name_downloads_the_files_of_a_run_and_no_others(runs: Path, on_hu
     assert torch.equal(found.tokenizer.sem_ids, load_tokenizer(runs / "rqvae" / "beauty").tokenizer.sem_ids)
     ((name, patterns),) = on_hub
     assert name == "me/rqvae"
-    assert set(patterns) == SHARED | {"titles.json"}
+    assert set(patterns) == SHARED | {"titles.json", "search.json"}
 
 
 def test_a_local_path_wins_over_a_hub_name(runs: Path, on_hub: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
