@@ -3,11 +3,12 @@
     python recommend.py out/decoder/quick/ml-100k --history "Toy Story (1995) | Aladdin (1992)" --k 10
     python recommend.py out/decoder/amazon/beauty --history "B004756YJA | B004ZT0SSG"
     python recommend.py out/decoder/amazon/beauty --history "B004756YJA" --among new_items.txt       # only these can be recommended
+    python recommend.py out/decoder/amazon/beauty --history "B004756YJA" --user A1YJEY40YUW4SE      # as the model knows this user
     python recommend.py owner/name --history "B004756YJA"                                 # a run that was shared on the hub
 
 The history is oldest first, its items separated by " | ": external ids, titles, or parts of titles that only one item has.
 Prints the k most probable items that are not in the history, with the log-probability of their semantic ID (of its collision code: among
-the items that share the others) and the ID itself.
+the items that share the others) and the ID itself: the search, precision and beams of the run's own evaluation, which knew the user too.
 """
 
 import os
@@ -22,9 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.schemas import PAD, SeqBatch, UserError
+from data.schemas import PAD, UserError
 from modules.runtime.hub import find_snapshot
-from modules.runtime.retriever import Retriever, Shortlist, load_retriever
+from modules.runtime.retriever import Retriever, load_retriever, user_row
+from modules.runtime.searcher import Searcher
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,18 +35,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", help="run directory of train_decoder.py, or a hub name owner/name")
     parser.add_argument("--history", required=True, help='items, oldest first, separated by " | "')
     parser.add_argument("--k", type=int, default=10, help="how many items (default 10)")
-    parser.add_argument("--beam-size", type=int, default=50, help="beams of the search (default 50)")
+    parser.add_argument("--beam-size", type=int, help="beams of the search (default: those of the run's evaluation)")
+    parser.add_argument("--user", metavar="ID", help="external id of a user of the training data; without it the user is unknown")
     parser.add_argument("--among", metavar="FILE", help="recommend only these items: an id or title a line, such as those that are new")
     parser.add_argument("--keep-history", action="store_true", help="let items of the history come back")
     options = parser.parse_args(argv)
     try:
         if options.k < 1:
             raise UserError(f"--k is {options.k}; ask for at least 1 item")
-        retriever = load_retriever(find_snapshot(options.run))
+        if options.beam_size is not None and options.beam_size < 1:
+            raise UserError(f"--beam-size is {options.beam_size}; a search needs at least 1 beam")
+        folder = find_snapshot(options.run)
+        retriever = load_retriever(folder)
         names = [name.strip() for name in options.history.split("|") if name.strip()]
         history = [find_item(name, retriever) for name in names]
-        finder = retriever if options.among is None else Shortlist(retriever, listed_items(Path(options.among), retriever))
-        print(recommend(retriever, history, options.k, max(options.beam_size, options.k), options.keep_history, finder))
+        searcher = Searcher(retriever, None if options.among is None else listed_items(Path(options.among), retriever))
+        user = PAD if options.user is None else user_row(folder, options.user)
+        print(recommend(searcher, history, options.k, user, options.beam_size, options.keep_history))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -89,20 +96,26 @@ def listed_items(path: Path, retriever: Retriever) -> Tensor:
 
 
 def recommend(
-    retriever: Retriever, history: Sequence[int], k: int, beam_size: int, keep_history: bool, finder: Retriever | Shortlist | None = None
+    searcher: Searcher, history: Sequence[int], k: int, user: int = PAD, beam_size: int | None = None, keep_history: bool = False
 ) -> str:
-    """The history and the k best items after it, as text; ``finder`` finds only some of them.
+    """The history and the k best items after it, as text.
+
+    Args:
+        searcher: of the run.
+        history: rows of items, oldest first, any number.
+        k: how many items; the search has as many beams at least.
+        user: row of the user, PAD where unknown.
+        beam_size: beams of the search; None: those of the run's evaluation.
+        keep_history: items of the history may come back.
 
     Raises:
         UserError: an empty history.
     """
     if not history:
         raise UserError('the history is empty; write --history "first item | second item"')
-    seen = torch.tensor([list(history)])
-    recent = seen[:, -retriever.model.config.max_seq_len :]
-    batch = SeqBatch(torch.full((1,), PAD), recent, torch.full((1, 1), PAD), seen)
-    found = (finder or retriever).search(batch, beam_size, None if keep_history else seen)
-    keys, titles = retriever.tokenizer.info.item_keys, retriever.titles
+    beams = max(searcher.beam_size if beam_size is None else beam_size, k)
+    found = searcher.ask([history], [user], not keep_history, beams)
+    keys, titles = searcher.tokenizer.info.item_keys, searcher.retriever.titles
     lines = ["history", *(f"      {keys[item]:>12}  {titles[item]}" for item in history), "recommended"]
     for rank, (item, score, codes) in enumerate(
         zip(found.item_ids[0, :k].tolist(), found.log_probs[0].tolist(), found.sem_ids[0].tolist()), 1

@@ -14,17 +14,15 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread that spins slows every busy process beside it on a CPU
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from data.corpus import Corpus
 from data.processed import SeqData, load_corpus
-from data.splits import split_hash, time_bounds
-from data.statistics import statistics
-from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
+from evaluate.rankers import Ranker, counted_rankers
 from evaluate.report import evaluation_report
 from modules.catalogue import Catalogue
 from modules.model import EncoderDecoderRetrievalModel
@@ -34,11 +32,13 @@ from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
 from modules.runtime.device import Placement, memory_advice, place, set_seed
 from modules.runtime.hub import find_snapshot, push
-from modules.runtime.judge import Judge, Part, Protocol
+from modules.runtime.judge import Evaluator, Part, Protocol
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.ranks import Ranks
-from modules.runtime.retriever import Retriever, describe_retriever
+from modules.runtime.retriever import Retriever, SearchSettings, describe_retriever, precision_name, record_search
 from modules.runtime.run import Run
+from modules.runtime.searcher import Searcher
+from modules.runtime.sequences import split_sequences
 from modules.runtime.trainer import LossShare, Plan, Trainer
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
@@ -68,11 +68,9 @@ def train(options: DecoderOptions) -> None:
             corpus = load_corpus(options.data)
         tokenizer = SemanticIdTokenizer.load(rqvae_run).to(placement.device)
         tokenizer.check_items(corpus.item_keys)
-        moments = None if options.split_by == "leave_one_out" else time_bounds(corpus.times, options.split_quantiles)
-        data = SeqData(corpus.histories, len(corpus.item_keys), options.max_seq_len, options.encoder_attention == "causal", moments)
-        described, split_name = statistics(corpus, data.split), split_hash(corpus.histories, moments)
-        data = data.to(placement.device)
-        order = tie_order(data.popularity.cpu(), corpus.item_keys, options.seed).to(placement.device)
+        data, order, moments, described, split_name = split_sequences(
+            corpus, options.model, options.split_by, options.split_quantiles, options.seed, placement.device
+        )
         tokenizer = tokenizer.ordered_by(order)
         set_seed(options.seed)
         catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids, data.popularity > 0) if options.model.needs_catalogue else None
@@ -80,7 +78,7 @@ def train(options: DecoderOptions) -> None:
         if pretrained:
             load_weights(model, pretrained / WEIGHTS)
         if ranks.main:
-            describe_retriever(run.folder, options.model, tokenizer, corpus.titles, run.begun)
+            describe_retriever(run.folder, options.model, tokenizer, corpus.titles, corpus.user_keys, run.begun)
         plan = make_plan(options, ranks)
         steps, epoch = plan.iterations, data.steps_per_epoch(plan.batch_size) / plan.gradient_accumulate_every
         stacks = f"{options.attn_layers} encoder + {options.attn_layers} decoder layers of width {options.decoder_embed_dim}"
@@ -95,17 +93,19 @@ def train(options: DecoderOptions) -> None:
         run.say(f"training {steps:,} steps of {targets} targets, {epoch:,.0f} steps an epoch ({steps / epoch:.1f} epochs)")
         run.say(f"run      {run.describe()}")
 
-        retriever = Retriever(model, tokenizer, corpus.titles)
-        protocol = Protocol(
-            options.beam_size, options.filter_history, options.top_k_eval_list, options.eval_batch_size, options.eval_users, options.seed
-        )
-        judge = Judge(retriever, data, order, protocol, placement, ranks, cuda_graphs=options.cuda_graphs)
+        searched = SearchSettings(options.beam_size, precision_name(placement.autocast_dtype), order)
+        retriever = Retriever(model, tokenizer, corpus.titles, searched)
+        protocol = Protocol(options.filter_history, options.top_k_eval_list, options.eval_batch_size, options.eval_users, options.seed)
+        evaluator = Evaluator(Searcher(retriever, cuda_graphs=options.cuda_graphs), data, protocol, ranks, split=split_name)
         run.track(options.wandb_logging, options.wandb_project)
-        seconds = fit(retriever, data, judge, options, plan, placement, ranks, run)
+        seconds = fit(retriever, data, evaluator, options, plan, placement, ranks, run)
         ranks.wait()
-        load_weights(model, run.folder / WEIGHTS)
+        load_weights(model.eval(), run.folder / WEIGHTS)
+        rankers = counted_rankers(data.split.train.item_ids, data.split.train.offsets, order)
+        if ranks.main:
+            record_search(run.folder, retriever.settings._replace(precision=precision_name(evaluator.ranker.dtype)))
         with memory_advice(EVALUATION_KNOBS):
-            report(judge, corpus, run, seconds, options.do_eval, {"split": split_name, **described._asdict()})
+            report(evaluator, rankers, corpus, run, seconds, options.do_eval, {"split": split_name, **described._asdict()})
         upload(options, run)
         run.say(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
 
@@ -130,12 +130,19 @@ def make_plan(options: DecoderOptions, ranks: Ranks) -> Plan:
 
 
 def fit(
-    retriever: Retriever, data: SeqData, judge: Judge, options: DecoderOptions, plan: Plan, placement: Placement, ranks: Ranks, run: Run
+    retriever: Retriever,
+    data: SeqData,
+    evaluator: Evaluator,
+    options: DecoderOptions,
+    plan: Plan,
+    placement: Placement,
+    ranks: Ranks,
+    run: Run,
 ) -> float:
     """Trains the model, from its last checkpoint if there is one; leaves the best weights in the run and returns seconds of training."""
-    model, tokenizer, _ = retriever
+    model, tokenizer = retriever.model, retriever.tokenizer
     trainer = Trainer(run, model, model, make_optimizer(model, options), plan, placement, ranks, {"best": -1.0, "waited": 0.0})
-    judge.placement, judge.pause = trainer.placement, trainer.interruption_point
+    evaluator.ranker.dtype, evaluator.pause = trainer.placement.autocast_dtype, trainer.interruption_point
     with trainer.running("decoder") as steps:
         for step in steps:
             if trainer.due(step, options.log_every):
@@ -143,10 +150,10 @@ def fit(
                 trainer.show("loss", f"loss {figures['loss']:.3f}")
                 run.log(step=step, **figures, lr=trainer.learning_rate)
             if trainer.due(step, options.full_eval_every):
-                select(judge, trainer, options, run, step)
+                select(evaluator, trainer, options, run, step)
             elif trainer.due(step, options.partial_eval_every):
                 with trainer.evaluating(EVALUATION_KNOBS):
-                    run.log(step=step, seconds=round(trainer.seconds), validation_loss=judge.validation_loss())
+                    run.log(step=step, seconds=round(trainer.seconds), validation_loss=evaluator.validation_loss())
 
             def share(micro: int, step: int = step) -> LossShare:
                 number = step * plan.gradient_accumulate_every + micro
@@ -159,10 +166,10 @@ def fit(
     return trainer.seconds
 
 
-def select(judge: Judge, trainer: Trainer, options: DecoderOptions, run: Run, step: int) -> None:
+def select(evaluator: Evaluator, trainer: Trainer, options: DecoderOptions, run: Run, step: int) -> None:
     """Validates by beam search, keeps the weights if they are the best so far, and ends the training when patience does."""
     with trainer.evaluating(EVALUATION_KNOBS):
-        metrics = judge.model("validation", judge.protocol.filter_history, sample=True).metrics
+        metrics = evaluator.model("validation", evaluator.protocol.filter_history, sample=True).metrics
     run.log(step=step, seconds=round(trainer.seconds), validation=metrics)
     trainer.say(
         f"step {step:6d}  validation recall@10 {metrics['recall@10']:.4f}  ndcg@10 {metrics['ndcg@10']:.4f}  {trainer.seconds:.0f} s"
@@ -191,33 +198,40 @@ def make_optimizer(model: nn.Module, options: DecoderOptions) -> torch.optim.Opt
 # -- evaluation -------------------------------------------------------------------------------------------------------------------------
 
 
-def report(judge: Judge, corpus: Corpus, run: Run, seconds: float, do_eval: bool, described: Mapping[str, object]) -> None:
+def report(
+    evaluator: Evaluator,
+    rankers: Sequence[Ranker],
+    corpus: Corpus,
+    run: Run,
+    seconds: float,
+    do_eval: bool,
+    described: Mapping[str, object],
+) -> None:
     """Final figures of the selected checkpoint beside the baselines': all users on validation and, once, on test."""
-    judge.retriever.model.eval()
-    barred = judge.protocol.filter_history
+    barred = evaluator.protocol.filter_history
     metrics: dict[str, object] = {"training_seconds": round(seconds, 1), "data": dict(described)}
     parts: list[Part] = ["validation", "test"] if do_eval else ["validation"]
     text = []
     for part in parts:
-        rows = [("TIGER", judge.model(part, barred, progress=True))]
+        rows = [("TIGER", evaluator.model(part, barred, progress=True))]
         if part == "test":
-            rows.append((f"TIGER, history {'not ' if barred else ''}barred", judge.model(part, not barred, progress=True)))
-        if judge.ranks.main:
-            rows += judge.baselines(part, barred)
+            rows.append((f"TIGER, history {'not ' if barred else ''}barred", evaluator.model(part, not barred, progress=True)))
+        rows += evaluator.baselines(part, barred, rankers)
+        if evaluator.ranks.main:
             run.picture(f"recall_{part}", recall_plot(rows))
             names = list(rows[0][1].metrics)
             run.tracker.table(part, ["model", *names], [[name, *(row.metrics.get(metric) for metric in names)] for name, row in rows])
         text.append(evaluation_report(rows))
         metrics[part] = {name: evaluation.to_json() for name, evaluation in rows}
-        unseen = judge.unseen(part, rows) if part == "test" else []
-        if unseen and judge.ranks.main:
+        unseen = evaluator.unseen(part, rows) if part == "test" else []
+        if unseen and evaluator.ranks.main:
             text.append(evaluation_report(unseen))
             metrics["test, unseen items"] = {name: evaluation.to_json() for name, evaluation in unseen}
-    samples = judge.samples()
+    samples = evaluator.samples()
     text.append(samples.table(corpus.titles))
     run_text = "\n\n".join(text)
     run.write(REPORT, run_text + "\n")
-    if judge.ranks.main:
+    if evaluator.ranks.main:
         run.picture("training", loss_plot(run.lines()))
         run.tracker.table("samples", ["history", "held out", "recommended"], samples.rows(corpus.titles))
     run.finish(metrics)

@@ -12,35 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.timing import save, table
-from data.processed import SeqData, load_corpus
 from data.schemas import UserError
-from data.splits import split_hash, time_bounds
-from evaluate.metrics import tie_order
 from evaluate.report import Evaluation, paired_gain
-from modules.runtime.config.main import resolve
-from modules.runtime.device import place
-from modules.runtime.judge import Judge, Protocol
-from modules.runtime.options.decoder import DecoderOptions
-from modules.runtime.retriever import load_retriever
+from modules.runtime.judge import Evaluator
 
 METRICS = ("recall@10", "ndcg@10")
 
 
-def judged(run: Path, users: int | None, device: str) -> tuple[str, Evaluation]:
-    """The split's hash and the validation figures of a finished run."""
-    settings = resolve(DecoderOptions, [str(run / "config.gin")])
-    placement = place(device, settings.amp, settings.mixed_precision_type)
-    retriever = load_retriever(run, placement.device)
-    config = retriever.model.config
-    corpus = load_corpus(settings.data)
-    moments = None if settings.split_by == "leave_one_out" else time_bounds(corpus.times, settings.split_quantiles)
-    data = SeqData(corpus.histories, len(corpus.item_keys), config.max_seq_len, config.encoder_attention == "causal", moments)
-    data = data.to(placement.device)
-    order = tie_order(data.popularity.cpu(), corpus.item_keys, settings.seed).to(placement.device)
-    # The seed here draws the users, so it is the same for all runs.
-    protocol = Protocol(settings.beam_size, settings.filter_history, (5, 10), settings.eval_batch_size, users, seed=0)
-    judge = Judge(retriever, data, order, protocol, placement)
-    return split_hash(corpus.histories, moments), judge.model("validation", protocol.filter_history, sample=True, progress=True)
+def evaluated(run: Path, users: int | None, device: str) -> tuple[str, Evaluation]:
+    """The split's hash and the validation figures of a finished run; the seed that draws users is the same for all runs."""
+    evaluator = Evaluator.for_run(run, device, users)
+    evaluator.protocol = evaluator.protocol._replace(cutoffs=(5, 10))
+    return evaluator.split, evaluator.model("validation", evaluator.protocol.filter_history, sample=True, progress=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save", metavar="NAME", help="writes benchmarks/results/NAME.json")
     options = parser.parse_args(arguments)
     try:
-        found = [judged(run, options.users, options.device) for run in options.runs]
+        found = [evaluated(run, options.users, options.device) for run in options.runs]
         if len({split for split, _ in found}) > 1:
             raise UserError("the runs have split different data, or the same data differently; compare runs on one split")
     except UserError as error:

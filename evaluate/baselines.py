@@ -21,6 +21,8 @@ class MostPopular:
         order: [I] from ``metrics.tie_order`` with the training popularity; 0 = most popular.
     """
 
+    name = "most popular"
+
     def __init__(self, order: Tensor) -> None:
         self.order = order
         self.num_items = len(order)
@@ -68,6 +70,8 @@ class LastItemMarkov(MostPopular):
     Raises:
         ValueError: the order does not rank num_items items, or the offsets do not span the training items.
     """
+
+    name = "last item -> next (Markov)"
 
     def __init__(self, train_item_ids: Tensor, train_offsets: Tensor, num_items: int, order: Tensor) -> None:
         super().__init__(order)

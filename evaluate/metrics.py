@@ -172,9 +172,14 @@ def sort_with_ties(items: Tensor, scores: Tensor, order: Tensor) -> Tensor:
     Returns:
         [B, k] int64.
     """
+    return items.gather(1, places_with_ties(items, scores, order))
+
+
+def places_with_ties(items: Tensor, scores: Tensor, order: Tensor) -> Tensor:
+    """Where ``sort_with_ties`` takes each place's item from: [B, k] columns of ``items``."""
     empty = items == PAD
     preference = order[items.clamp(min=0)].masked_fill(empty, len(order))
     by_order = preference.argsort(dim=1, stable=True)
     worst = scores.masked_fill(empty | scores.isnan(), -math.inf).gather(1, by_order)
     by_score = worst.argsort(dim=1, descending=True, stable=True)
-    return items.gather(1, by_order.gather(1, by_score))
+    return by_order.gather(1, by_score)

@@ -108,7 +108,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         if self.user_embedding is not None:
             x = torch.cat([self.user_embedding(batch.user_ids).unsqueeze(1), x], dim=1)
             items = torch.cat([items.new_full((1,), USER_TOKEN), items])
-            mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
+            mask = torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
         return x, items.unsqueeze(0), mask
 
     def encode(self, batch: TokenizedSeqBatch) -> Encoded:

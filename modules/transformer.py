@@ -171,7 +171,7 @@ class DecoderLayer(nn.Module):
         Returns:
             [B, W, D], and the keys and values [B x W, 2A] of the newest code.
         """
-        batch = len(x)
+        batch = x.shape[0]
         y = rearrange(self.self_norm(x), "b w d -> (b w) d")
         newest = self.self_attention.to_keys_values(y)
         x = x + rearrange(self.self_attention.over_codes(y, [*past, newest]), "(b w) d -> b w d", b=batch)

@@ -5,12 +5,9 @@ import torch
 
 from data.schemas import PAD
 from modules.runtime import graphs
-from modules.runtime.device import Placement
 from modules.runtime.graphs import ReplayedSearch
-from modules.runtime.judge import Judge, Protocol
-from modules.runtime.retriever import load_retriever
-
-CPU = Placement(torch.device("cpu"), None, "")
+from modules.runtime.retriever import SearchSettings, load_retriever
+from modules.runtime.searcher import Searcher
 
 
 class Rerun:
@@ -28,10 +25,11 @@ class Rerun:
 def test_padded_inputs_find_the_same_items_with_few_recordings(trained_retriever, trained_data, barred, monkeypatch):
     monkeypatch.setattr(graphs, "Recording", Rerun)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    replayed, shapes = ReplayedSearch(trained_retriever, CPU), set()
+    searcher, shapes = Searcher(trained_retriever._replace(settings=SearchSettings(precision="fp32"))), set()
+    replayed = ReplayedSearch(searcher._search)
     for batch in trained_data.eval_batches("test", 16):
         seen = batch.seen if barred else None
-        found, expected = replayed.search(batch, 10, seen), trained_retriever.search(batch, 10, seen)
+        found, expected = replayed.search(batch, 10, seen), searcher.search(batch, barred, 10)
         assert torch.equal(found.item_ids, expected.item_ids)
         torch.testing.assert_close(found.log_probs, expected.log_probs)
         shapes.add((batch.item_ids.shape, batch.seen.shape))
@@ -43,30 +41,22 @@ def test_rows_are_padded_behind_what_they_hold():
     assert graphs._widened(rows, 4).tolist() == [[3, 4, PAD, PAD], [5, 6, 7, PAD]]
 
 
-def test_without_cuda_nothing_is_recorded(trained_retriever, trained_data):
-    judge = Judge(
-        trained_retriever,
-        trained_data,
-        torch.arange(trained_data.num_items),
-        Protocol(10, True, (5, 10), 16, None, 0),
-        CPU,
-        cuda_graphs=True,
-    )
-    assert judge.finder is trained_retriever
+def test_without_cuda_nothing_is_recorded(trained_retriever, trained_data, monkeypatch):
+    monkeypatch.setattr(graphs, "Recording", None)
+    batch = next(trained_data.eval_batches("test", 16))
+    assert Searcher(trained_retriever, cuda_graphs=True).search(batch, True).item_ids.shape == (16, trained_retriever.settings.beam_size)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_replay_equals_the_search_also_after_the_weights_changed(trained, trained_data, dtype):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_replay_equals_the_search_also_after_the_weights_changed(trained, trained_data, precision):
     device = torch.device("cuda")
-    retriever, moved = load_retriever(trained / "decoder" / "beauty", device), trained_data.to(device)
-    placement = Placement(device, dtype, "")
-    replayed = ReplayedSearch(retriever, placement)
+    loaded, moved = load_retriever(trained / "decoder" / "beauty", device), trained_data.to(device)
+    retriever = loaded._replace(settings=loaded.settings._replace(precision=precision))
+    eager, replayed = Searcher(retriever), Searcher(retriever, cuda_graphs=True)
     for _ in range(2):
         for batch in moved.eval_batches("test", 16):
-            with placement.autocast():
-                expected = retriever.search(batch, 10, batch.seen)
-            found = replayed.search(batch, 10, batch.seen)
+            expected, found = eager.search(batch, True, 10), replayed.search(batch, True, 10)
             torch.testing.assert_close(found.log_probs, expected.log_probs, atol=2e-2, rtol=0)
         with torch.no_grad():
             for parameter in retriever.model.parameters():

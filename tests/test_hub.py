@@ -27,6 +27,7 @@ from modules.runtime.hub import (
     save_pretrained,
 )
 from modules.runtime.retriever import Retriever, load_retriever
+from modules.runtime.searcher import Searcher
 from tests.synthetic import write_embeddings, write_p5
 
 SHARED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.safetensors", "config.gin", "metrics.json", "environment.json"}
@@ -91,7 +92,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> type[FakeApi]:
 def search(retriever: Retriever) -> list[torch.Tensor]:
     histories = torch.tensor([[3, 5, 7], [9, 2, PAD]])
     batch = SeqBatch(torch.tensor([0, 1]), histories, torch.full((2, 1), PAD), histories)
-    return list(retriever.search(batch, 12, histories))
+    return list(Searcher(retriever).search(batch, True, 12))
 
 
 def test_a_shared_rqvae_gives_the_same_semantic_ids(runs: Path, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_shared_decoder_finds_the_same_items(runs: Path, tmp_path: Path) -> No
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(search(after), search(load_retriever(run)), strict=True))
 
 
-@pytest.mark.parametrize(("stage", "more"), [("rqvae", set()), ("decoder", {"titles.json"})])
+@pytest.mark.parametrize(("stage", "more"), [("rqvae", set()), ("decoder", {"titles.json", "search.json"})])
 def test_exactly_what_another_person_needs_is_copied(stage: str, more: set[str], runs: Path, tmp_path: Path) -> None:
     folder = save_pretrained(runs / stage / "beauty", tmp_path / "out")
     assert {path.name for path in folder.iterdir()} == SHARED | more | {"README.md"}
@@ -199,7 +200,7 @@ def test_a_run_is_not_copied_onto_itself(runs: Path) -> None:
 def test_push_uploads_the_snapshot_and_says_where(runs: Path, api: type[FakeApi]) -> None:
     assert push(runs / "decoder" / "beauty", "me/model", private=True) == "https://hub.invalid/me/model"
     assert api.calls == [("me/model", {"private": True, "exist_ok": True})]
-    assert set(api.files) == SHARED | {"titles.json", "README.md"}
+    assert set(api.files) == SHARED | {"titles.json", "search.json", "README.md"}
     assert "python recommend.py me/model" in api.files["README.md"]
 
 
@@ -249,7 +250,7 @@ def test_a_hub_name_downloads_the_files_of_a_run_and_no_others(runs: Path, on_hu
     assert torch.equal(found.tokenizer.sem_ids, load_tokenizer(runs / "rqvae" / "beauty").tokenizer.sem_ids)
     ((name, patterns),) = on_hub
     assert name == "me/rqvae"
-    assert set(patterns) == SHARED | {"titles.json"}
+    assert set(patterns) == SHARED | {"titles.json", "search.json"}
 
 
 def test_a_local_path_wins_over_a_hub_name(runs: Path, on_hub: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

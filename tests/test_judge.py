@@ -5,14 +5,13 @@ import threading
 import pytest
 import torch
 
-from modules.runtime.device import Placement
-from modules.runtime.judge import Judge, Protocol
+from modules.runtime.judge import Evaluator, Protocol
+from modules.runtime.searcher import Searcher
 
 
 @pytest.fixture
-def judge(trained_retriever, trained_data) -> Judge:
-    protocol, order = Protocol(10, True, (5, 10), 16, None, 0), torch.arange(trained_data.num_items)
-    return Judge(trained_retriever, trained_data, order, protocol, Placement(torch.device("cpu"), None, ""))
+def evaluator(trained_retriever, trained_data) -> Evaluator:
+    return Evaluator(Searcher(trained_retriever), trained_data, Protocol(True, (5, 10), 16, None, 0))
 
 
 @pytest.fixture
@@ -24,28 +23,28 @@ def three_threads():
     torch.set_num_threads(before)
 
 
-def test_several_threads_find_what_one_finds_in_the_same_order(judge, three_threads, monkeypatch):
+def test_several_threads_find_what_one_finds_in_the_same_order(evaluator, three_threads, monkeypatch):
     used = set()
-    search = judge.retriever.model.generate_next_sem_id
+    search = evaluator.ranker.model.generate_next_sem_id
 
     def watched(*args):
         used.add((threading.get_ident(), torch.get_num_threads()))
         assert not torch.is_grad_enabled()
         return search(*args)
 
-    monkeypatch.setattr(judge.retriever.model, "generate_next_sem_id", watched)
-    by_three = judge.model("validation", True)
+    monkeypatch.setattr(evaluator.ranker.model, "generate_next_sem_id", watched)
+    by_three = evaluator.model("validation", True)
     assert len(used) > 1
     assert {threads for _, threads in used} == {1}
     torch.set_num_threads(1)
-    by_one = judge.model("validation", True)
+    by_one = evaluator.model("validation", True)
     torch.set_num_threads(3)
     assert by_three.metrics == by_one.metrics
     assert torch.equal(by_three.targets, by_one.targets)
     assert torch.equal(by_three.ranks, by_one.ranks)
 
 
-def test_an_interruption_ends_an_evaluation_by_several_threads(judge, three_threads):
+def test_an_interruption_ends_an_evaluation_by_several_threads(evaluator, three_threads):
     begun = []
 
     def pause():
@@ -53,14 +52,14 @@ def test_an_interruption_ends_an_evaluation_by_several_threads(judge, three_thre
         if len(begun) == 9:
             raise KeyboardInterrupt
 
-    judge.pause = pause
+    evaluator.pause = pause
     with pytest.raises(KeyboardInterrupt):
-        judge.model("validation", True)
+        evaluator.model("validation", True)
     assert len(begun) == 9
 
 
-def test_an_error_in_one_search_ends_the_others(judge, three_threads, monkeypatch):
-    begun, search = [], judge.retriever.model.generate_next_sem_id
+def test_an_error_in_one_search_ends_the_others(evaluator, three_threads, monkeypatch):
+    begun, search = [], evaluator.ranker.model.generate_next_sem_id
 
     def failing(*args):
         begun.append(None)
@@ -68,23 +67,23 @@ def test_an_error_in_one_search_ends_the_others(judge, three_threads, monkeypatc
             raise MemoryError("no more")
         return search(*args)
 
-    monkeypatch.setattr(judge.retriever.model, "generate_next_sem_id", failing)
+    monkeypatch.setattr(evaluator.ranker.model, "generate_next_sem_id", failing)
     with pytest.raises(MemoryError, match="no more"):
-        judge.model("validation", True)
+        evaluator.model("validation", True)
     assert len(begun) <= 6
 
 
-def test_more_threads_than_searches_at_once_share_the_searches(judge, three_threads, monkeypatch):
-    used, search = set(), judge.retriever.model.generate_next_sem_id
+def test_more_threads_than_searches_at_once_share_the_searches(evaluator, three_threads, monkeypatch):
+    used, search = set(), evaluator.ranker.model.generate_next_sem_id
 
     def watched(*args):
         used.add((threading.get_ident(), torch.get_num_threads()))
         return search(*args)
 
-    monkeypatch.setattr("modules.runtime.judge.SEARCHES_AT_ONCE", 2)
-    monkeypatch.setattr(judge.retriever.model, "generate_next_sem_id", watched)
+    monkeypatch.setattr("modules.runtime.parallel_search.SEARCHES_AT_ONCE", 2)
+    monkeypatch.setattr(evaluator.ranker.model, "generate_next_sem_id", watched)
     torch.set_num_threads(5)
-    judge.model("validation", True)
+    evaluator.model("validation", True)
     assert torch.get_num_threads() == 5
     torch.set_num_threads(3)
     assert len(used) <= 2

@@ -1,6 +1,7 @@
 """The list of tokenizers: what it says of each is what each does; runs of earlier versions are read."""
 
 import ast
+import inspect
 import json
 import typing
 from dataclasses import asdict

@@ -72,6 +72,16 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
     assert (after - before).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
+def test_an_fp16_gradient_is_clipped_by_its_own_norm_not_by_the_scaled_one(tmp_path):
+    trainer = make(tmp_path, FP16, iterations=1, max_grad_norm=0.01)
+    trainer.scaler.scale(torch.ones(()))
+    trainer.scaler.update(new_scale=1024.0)
+    before = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    train(trainer, lambda trainer, step, micro: share_of(trainer, BATCH))
+    after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    assert (after - before).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
 def test_an_fp16_gradient_that_overflows_skips_its_step_and_lowers_the_scale(tmp_path):
     trainer = make(tmp_path, FP16, iterations=2, save_model_every=1, learning_rate=1e-3)
     before = trainer.model.weight.detach().clone()

@@ -148,7 +148,9 @@ def _loading_stage_one(name: str) -> str:
 def _loading_stage_two(name: str) -> str:
     return (
         f'From a checkout of the code:\n\n```\npython recommend.py {name} --history "first item | second item"\n```\n\n'
-        f'```python\nfrom modules.runtime.hub import from_pretrained\n\nretriever = from_pretrained("{name}")\n```'
+        "```python\nfrom modules.runtime.hub import from_pretrained\nfrom modules.runtime.searcher import Searcher\n\n"
+        f'retriever = from_pretrained("{name}")\n'
+        "Searcher(retriever).ask([[3, 5]]).item_ids  # [1, beams], rows of retriever.tokenizer.info.item_keys as the histories are\n```"
     )
 
 

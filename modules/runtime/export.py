@@ -1,16 +1,27 @@
-"""A trained run as one program: history in, items out, loadable with torch alone.
+"""A trained run as one program: histories in, items out, loadable with torch alone.
 
-    python -m modules.runtime.export RUN [--output search.pt2] [--beam-size 50] [--batch-size 1] [--keep-history]
+    python -m modules.runtime.export RUN [--output search.pt2] [--beam-size 50] [--keep-history] [--aot]
 
-The encoder, the trie and the whole beam search become one graph by torch.export: nothing in them depends on data. In a service:
+The encoder, the trie and the whole beam search become one graph by torch.export: nothing in them depends on data. It is the search of the
+run's own evaluation, in its precision; it takes any number of histories of any length, and bars each whole. Beside the program lies
+search.ids.json, the external ids of the rows that it reads and gives. In a service, which needs none of this project:
 
-    program = torch.export.load("search.pt2").module()
-    items, log_probs = program(history, user_ids)    # [B, N] row numbers of items, oldest first, -1 behind the last; [B], -1 unknown
+    program = torch.export.load("search.pt2").module()       # with --aot: torch._inductor.aoti_load_package("search.pt2")
+    ids = json.load(open("search.ids.json"))
+    row = {key: number for number, key in enumerate(ids["items"])}
+    history = torch.tensor([[row[key] for key in ("B004756YJA", "B004ZT0SSG")]])      # [B, S], oldest first, -1 behind the last
+    user = torch.tensor([-1])                                                       # [B], rows of ids["users"], -1 unknown
+    with torch.inference_mode():
+        items, log_probs = program(history, user)                                   # [B, W] each, best first, -1 where nothing is left
+    print([ids["items"][item] for item in items[0].tolist() if item >= 0])
 
-Shape letters: B batch, N = the model's max_seq_len, W beams.
+With --aot the graph is compiled for this kind of machine (AOTInductor): it needs a C++ compiler and minutes now, and no compiler later.
+Shape letters: B batch, S items of a history, W beams.
 """
 
 import argparse
+import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,41 +29,73 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data.schemas import PAD, SeqBatch, UserError
+from data.io.files import write_whole
+from data.schemas import PAD, UserError
 from modules.runtime.hub import find_snapshot
-from modules.runtime.retriever import Retriever, load_retriever
+from modules.runtime.retriever import USERS, Retriever, load_retriever
+from modules.runtime.searcher import Searcher
+
+COMPILERS = ("g++", "clang++", "c++")
 
 
 class SearchProgram(nn.Module):
     """What is exported."""
 
-    def __init__(self, retriever: Retriever, beam_size: int, filter_history: bool) -> None:
+    def __init__(self, searcher: Searcher, beam_size: int, filter_history: bool) -> None:
         super().__init__()
-        self.model, self.tokenizer = retriever.model.eval(), retriever.tokenizer  # as modules, whose tensors the program then holds
-        self.beam_size, self.filter_history = beam_size, filter_history
+        self.searcher, self.beam_size, self.filter_history = searcher, beam_size, filter_history
 
     def forward(self, history: Tensor, user_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, N] and [B] -> item rows [B, W], best first, and their log-probabilities [B, W]."""
-        batch = SeqBatch(user_ids, history, history.new_full((len(history), 1), PAD), None)
-        seen = history if self.filter_history else None
-        found = Retriever(self.model, self.tokenizer, []).search(batch, self.beam_size, seen)
+        """[B, S] and [B] -> item rows [B, W], best first, and their log-probabilities [B, W]."""
+        # A graph is bound to what it does with a dimension of 1: two columns more, and no step ever sees one.
+        history = nn.functional.pad(history, (0, 2), value=PAD)
+        batch = self.searcher.batch_of(history, user_ids, self.searcher.model.config.max_seq_len)
+        found = self.searcher.search(batch, self.filter_history, self.beam_size)
         return found.item_ids, found.log_probs
 
 
-def export_search(retriever: Retriever, batch_size: int, beam_size: int, filter_history: bool = True) -> torch.export.ExportedProgram:
-    """The search as one graph of fixed shapes.
+def export_search(retriever: Retriever, beam_size: int | None = None, filter_history: bool = True) -> torch.export.ExportedProgram:
+    """The search as one graph, for any number of histories of any length.
+
+    Args:
+        retriever: its weights no longer ask for gradients afterwards: the program would record what only training needs.
+        beam_size: W; None: as in the run's evaluation.
+        filter_history: no item of the history comes back.
 
     Raises:
-        UserError: sizes below 1.
+        UserError: no beam.
     """
-    if min(batch_size, beam_size) < 1:
-        raise UserError(f"--batch-size is {batch_size} and --beam-size {beam_size}; both must be at least 1")
-    program = SearchProgram(retriever, beam_size, filter_history)
-    device = retriever.tokenizer.sem_ids.device
-    history = torch.full((batch_size, retriever.model.config.max_seq_len), PAD, device=device)
-    history[:, 0] = 0
+    if beam_size is not None and beam_size < 1:
+        raise UserError(f"--beam-size is {beam_size}; a search needs at least 1 beam")
+    searcher = Searcher(retriever).requires_grad_(False).eval()
+    program = SearchProgram(searcher, searcher.beam_size if beam_size is None else beam_size, filter_history)
+    history = torch.tensor([[0, PAD], [0, PAD]], device=searcher.device)
+    batch, items = torch.export.Dim("batch", min=1), torch.export.Dim("items", min=1)
+    example = (history, torch.full((2,), PAD, device=searcher.device))
     with torch.no_grad():
-        return torch.export.export(program, (history, torch.full((batch_size,), PAD, device=device)))
+        exported = torch.export.export(program, example, dynamic_shapes=({0: batch, 1: items}, {0: batch}), strict=False)
+        # A file can hold casts, but no region of autocast.
+        return exported if searcher.dtype is None else exported.run_decompositions({})
+
+
+def save_search(exported: torch.export.ExportedProgram, output: Path, aot: bool) -> None:
+    """Writes the program, compiled for this kind of machine if ``aot``.
+
+    Raises:
+        UserError: there is no compiler.
+    """
+    if not aot:
+        torch.export.save(exported, output)
+        return
+    if not any(map(shutil.which, COMPILERS)):
+        raise UserError(f"--aot compiles C++ and there is no {', '.join(COMPILERS)} here; install one, or export without --aot")
+    torch._inductor.aoti_compile_and_package(exported, package_path=str(output))
+
+
+def save_ids(run: Path, retriever: Retriever, output: Path) -> None:
+    """Writes the external ids of items and, where the run keeps them, of users, in the order of their rows."""
+    users = json.loads((run / USERS).read_text()) if (run / USERS).exists() else []
+    write_whole(output, json.dumps({"items": retriever.tokenizer.info.item_keys, "users": users}))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,20 +103,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="run directory of train_decoder.py, or a hub name")
     parser.add_argument("--output", type=Path, help="default: search.pt2 in the run directory")
-    parser.add_argument("--beam-size", type=int, default=50)
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--beam-size", type=int, help="default: that of the run's evaluation")
     parser.add_argument("--keep-history", action="store_true", help="let items of the history come back")
+    parser.add_argument("--aot", action="store_true", help="compile the program for this kind of machine")
     options = parser.parse_args(argv)
     try:
         folder = find_snapshot(options.run, stage="decoder")
+        output: Path = options.output or folder / "search.pt2"
+        if output.suffix != ".pt2":
+            raise UserError(f"--output is {output}; the name of a program ends in .pt2")
         retriever = load_retriever(folder)
-        program = export_search(retriever, options.batch_size, options.beam_size, not options.keep_history)
-        output = options.output or folder / "search.pt2"
-        torch.export.save(program, output)
+        exported = export_search(retriever, options.beam_size, not options.keep_history)
+        save_search(exported, output, options.aot)
+        ids = output.with_suffix(".ids.json")
+        save_ids(folder, retriever, ids)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"saved    {output}: [{options.batch_size}, {retriever.model.config.max_seq_len}] histories -> {options.beam_size} items each")
+    beams = retriever.settings.beam_size if options.beam_size is None else options.beam_size
+    print(f"saved    {output}: histories of any number and length -> {beams} items each, in {retriever.settings.precision}; ids in {ids}")
     return 0
 
 

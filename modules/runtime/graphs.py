@@ -8,7 +8,7 @@ Shape letters: B batch, N history length, S items to bar.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from torch.nn.functional import pad
 
 from data.schemas import PAD, SeqBatch
 from modules.decoding import SearchResult
-from modules.runtime.device import Placement
-from modules.runtime.retriever import Retriever
 
 HISTORY_STEP = 4
 """Histories are padded to a multiple of so many items."""
@@ -52,38 +50,41 @@ class Recording:
         return SearchResult(*(field.clone() for field in self.result))
 
 
+class Search(Protocol):
+    """What is recorded: ``Searcher``'s own computation."""
+
+    def __call__(self, batch: SeqBatch, beam_size: int, barred: Tensor | None, cached: bool = True) -> SearchResult:
+        """Finds the best items of every row but the ``barred`` [B, S]; not ``cached``: autocast keeps no weights that it cast."""
+
+
 class ReplayedSearch:
-    """Searches as ``Retriever.search`` does, by replaying recordings.
+    """Searches as ``compute`` does, by replaying recordings of it.
 
     Args:
-        retriever: on a GPU.
-        placement: the autocast that is recorded.
+        compute: a search on a GPU.
     """
 
-    def __init__(self, retriever: Retriever, placement: Placement) -> None:
-        self.retriever, self.placement = retriever, placement
+    def __init__(self, compute: Search) -> None:
+        self.compute = compute
         self.recordings: dict[tuple[object, ...], Recording] = {}
         self._pool: Any = None
 
     @torch.no_grad()
-    def search(self, batch: SeqBatch, beam_size: int, seen: Tensor | None) -> SearchResult:
-        """See ``Retriever.search``."""
+    def search(self, batch: SeqBatch, beam_size: int, barred: Tensor | None) -> SearchResult:
+        """What ``compute`` finds."""
         history = _widened(batch.item_ids, -(-batch.item_ids.shape[1] // HISTORY_STEP) * HISTORY_STEP)
         inputs: Inputs = (batch.user_ids, history)
-        if seen is not None:
-            inputs += (_widened(seen, 1 << max(seen.shape[1] - 1, 0).bit_length()),)
+        if barred is not None:
+            inputs += (_widened(barred, 1 << max(barred.shape[1] - 1, 0).bit_length()),)
         key = (beam_size, *(tensor.shape for tensor in inputs))
         if key not in self.recordings:
             self.recordings[key] = self._record(beam_size, inputs)
         return self.recordings[key].replay(inputs)
 
     def _record(self, beam_size: int, inputs: Inputs) -> Recording:
-        device_type, dtype = self.placement.device.type, self.placement.autocast_dtype
-
-        def search(user_ids: Tensor, history: Tensor, seen: Tensor | None = None) -> SearchResult:
+        def search(user_ids: Tensor, history: Tensor, barred: Tensor | None = None) -> SearchResult:
             # Without its cache autocast casts the weights within the graph, so that a replay sees what they have become.
-            with torch.autocast(device_type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
-                return self.retriever.search(SeqBatch(user_ids, history, history[:, :1], seen), beam_size, seen)
+            return self.compute(SeqBatch(user_ids, history, history[:, :1], barred), beam_size, barred, cached=False)
 
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()

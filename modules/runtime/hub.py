@@ -20,9 +20,9 @@ from modules.runtime.hub_names import check_push, check_repo_name
 from modules.runtime.retriever import Retriever, load_retriever
 
 BINARY = (WEIGHTS, "tokenizer.safetensors")
-TEXTS = ("config.json", "tokenizer.json", "titles.json", "config.gin", "metrics.json", "environment.json")
-OPTIONAL = ("titles.json",)
-"""Written by stage 2 only."""
+TEXTS = ("config.json", "tokenizer.json", "titles.json", "search.json", "config.gin", "metrics.json", "environment.json")
+OPTIONAL = ("titles.json", "search.json")
+"""Written by stage 2 only. Its users.json, the ids of people, is not shared."""
 
 
 def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:

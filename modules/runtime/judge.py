@@ -1,38 +1,32 @@
-"""The judge: the model and the baselines on the same users, through the same evaluator, under the protocol of leave-one-out.
+"""The evaluator: the model and the baselines on the same users, through the same code, under the protocol of leave-one-out.
 
-Shape letters: B batch, U users, W beams, k length of a ranked list.
+Shape letters: B batch, U users, k length of a ranked list.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from data.processed import SeqData
 from data.schemas import PAD, SeqBatch
-from evaluate.baselines import LastItemMarkov, MostPopular
-from evaluate.metrics import sort_with_ties, target_ranks
+from evaluate.metrics import target_ranks
+from evaluate.rankers import CodeRanker, Ranker, TrainedRanker
 from evaluate.report import Evaluation, evaluate_lists, sample_table, slice_users
-from modules.runtime.device import Placement
-from modules.runtime.graphs import ReplayedSearch
+from modules.runtime.finished import open_finished
+from modules.runtime.parallel_search import search_all
 from modules.runtime.ranks import Ranks
-from modules.runtime.retriever import Retriever, Shortlist
+from modules.runtime.searcher import Searcher
 
 Part = Literal["validation", "test"]
 
-SEARCHES_AT_ONCE = 8
-"""Each takes memory of its own, about .2 GB for 64 users and 50 beams."""
-
 
 class Protocol(NamedTuple):
-    """How a model is judged."""
+    """How rankers are evaluated."""
 
-    beam_size: int
     filter_history: bool
     cutoffs: tuple[int, ...]
     batch_size: int
@@ -46,180 +40,173 @@ class Protocol(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """What a search found for some users."""
+    """What a ranker found for some users."""
 
     ranked: Tensor  # [U, k] items
-    tuples: Tensor  # [U, k] distinct tuples of codes, as trie nodes
     targets: Tensor  # [U] items
+    tuples: Tensor | None  # [U, k] distinct tuples of codes, of a CodeRanker
 
 
-class Judge:
+class Evaluator:
     """Evaluates on the processes of a run together: each takes its share of the batches, the first puts the lists together.
 
+    Every method must be called by every process.
+
     Args:
-        retriever: what is judged.
+        ranker: what the run trains.
         data: its users.
-        order: [I] rank of every item in the order that breaks ties.
         protocol: see there.
-        placement: device and autocast.
         ranks: the processes.
         pause: called between two batches; may raise to end a long evaluation.
-        cuda_graphs: replay the search as CUDA graphs where there is CUDA.
+        split: names the data and their split.
     """
 
     def __init__(
         self,
-        retriever: Retriever,
+        ranker: TrainedRanker,
         data: SeqData,
-        order: Tensor,
         protocol: Protocol,
-        placement: Placement,
         ranks: Ranks | None = None,
         pause: Callable[[], None] = lambda: None,
-        cuda_graphs: bool = False,
+        split: str = "",
     ) -> None:
-        self.retriever, self.data, self.order, self.protocol, self.placement = retriever, data, order, protocol, placement
+        self.ranker, self.data, self.protocol, self.split = ranker, data, protocol, split
         self.ranks, self.pause = ranks or Ranks(), pause
-        self.finder: Retriever | ReplayedSearch = retriever
-        if cuda_graphs and placement.device.type == "cuda":
-            self.finder = ReplayedSearch(retriever, placement)
         self.sample: Tensor | None = None
         if protocol.users is not None and protocol.users < len(data.split.validation.users):
             self.sample = self._some_users(protocol.users)
+
+    @classmethod
+    def for_run(
+        cls,
+        run: Path,
+        device: str = "auto",
+        users: int | None = None,
+        seed: int = 0,
+        dataset_folder: str | None = None,
+        beam_size: int | None = None,
+        batch_size: int | None = None,
+    ) -> "Evaluator":
+        """The evaluator of a finished run, which searches its users as the run's own report did.
+
+        Args:
+            run: the directory of a finished run of train_decoder.py.
+            device: where to evaluate: auto, cuda, mps or cpu.
+            users: of validations with ``sample=True``; None: all.
+            seed: draws them.
+            dataset_folder: where the data lie now; None: where the run was trained from.
+            beam_size: another one than the run's.
+            batch_size: users a batch; None: the run's.
+
+        Raises:
+            UserError: no finished run, or data that are not those it was trained on.
+        """
+        finished = open_finished(run, device, dataset_folder, beam_size)
+        protocol = Protocol(finished.filter_history, finished.cutoffs, batch_size or finished.batch_size, users, seed)
+        return cls(Searcher(finished.retriever), finished.sequences.data, protocol, split=finished.sequences.split)
 
     def _some_users(self, count: int) -> Tensor:
         users = self.data.split.validation.users
         generator = torch.Generator().manual_seed(self.protocol.seed)
         return users[torch.randperm(len(users), generator=generator)[:count].to(users.device)]
 
-    def _batches(self, part: Part, sample: bool, progress: bool = False) -> Iterator[SeqBatch]:
-        """This process' batches."""
-        batches = list(self.data.eval_batches(part, self.protocol.batch_size, self.sample if sample else None))
+    @property
+    def device(self) -> torch.device:
+        """Where batches come out."""
+        return self.data.split.full.item_ids.device
+
+    def _batches(self, part: Part, users: Tensor | None = None, what: str | None = None) -> Iterator[SeqBatch]:
+        """This process' batches; ``what`` is counted by a bar."""
+        batches = list(self.data.eval_batches(part, self.protocol.batch_size, users))
         own = batches[self.ranks.index :: self.ranks.count]
-        for batch in tqdm(own, desc=f"beam search, {part}", disable=not (progress and self.ranks.main), mininterval=1.0):
+        for batch in tqdm(own, desc=f"{what}, {part}", disable=what is None or not self.ranks.main, mininterval=1.0):
             self.pause()
             yield batch
 
-    def _search_all(self, batches: Iterable[SeqBatch], filter_history: bool, among: Shortlist | None = None) -> list[Lists]:
-        """What is found for each batch, on the CPU.
+    def _lists(self, ranker: Ranker, batches: Iterable[SeqBatch], filter_history: bool) -> Lists | None:
+        """What is found for all processes' batches, on the first process: batch i is number i // count of process i % count."""
+        width = self.protocol.width
 
-        A CPU searches several batches at a time, each by one of its threads where there are no more than ``SEARCHES_AT_ONCE``: a search is
-        too many small operations for several threads to share one, above all where other processes are busy too.
+        @torch.no_grad()
+        def find(batch: SeqBatch) -> Lists:
+            targets = batch.targets[:, 0].cpu()
+            if isinstance(ranker, CodeRanker):
+                found = ranker.find(batch, width, filter_history)
+                return Lists(found.item_ids.cpu(), targets, found.tuples.cpu())
+            return Lists(ranker.recommend(batch, width, filter_history).cpu(), targets, None)
+
+        shares = self.ranks.gather(search_all(find, batches, self.device, self.pause))
+        if not self.ranks.main:
+            return None
+        count = self.ranks.count
+        in_order = [shares[i % count][i // count] for i in range(sum(map(len, shares)))]
+        tuples = [lists.tuples for lists in in_order if lists.tuples is not None]
+        return Lists(
+            torch.cat([lists.ranked for lists in in_order]),
+            torch.cat([lists.targets for lists in in_order]),
+            torch.cat(tuples) if tuples else None,
+        )
+
+    def evaluate(self, ranker: Ranker, part: Part, filter_history: bool, sample: bool = False, progress: bool = False) -> Evaluation:
+        """A ranker's item-level figures, and what matching codes would have claimed where it has codes; the same on every process.
+
+        Args:
+            ranker: trained or not.
+            part: whose targets.
+            filter_history: bar the items of the history.
+            sample: only ``protocol.users`` users.
+            progress: show a bar.
         """
-
-        def search(batch: SeqBatch) -> Lists:
-            return Lists(*(field.cpu() for field in self._search(batch, filter_history, among)))
-
-        threads = torch.get_num_threads()
-        workers = min(threads, SEARCHES_AT_ONCE) if self.placement.device.type == "cpu" else 1
-        if workers == 1:
-            return [search(batch) for batch in batches]
-        found, pending = [], deque[Future[Lists]]()
-        # Said in every thread, because each has a count of its own in OpenMP and MKL, and here, because new threads begin with torch's.
-        few = partial(torch.set_num_threads, threads // workers)
-        few()
-        try:
-            with ThreadPoolExecutor(workers, initializer=few) as pool:
-                try:
-                    for batch in batches:
-                        pending.append(pool.submit(search, batch))
-                        if len(pending) > workers:
-                            found.append(pending.popleft().result())
-                    while pending:
-                        self.pause()
-                        found.append(pending.popleft().result())
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-            return found
-        finally:
-            torch.set_num_threads(threads)
-
-    @torch.no_grad()
-    def _search(self, batch: SeqBatch, filter_history: bool, among: Shortlist | None = None) -> Lists:
-        with self.placement.autocast():
-            found = (among or self.finder).search(batch, self.protocol.beam_size, batch.seen if filter_history else None)
-        ranked = sort_with_ties(found.item_ids, found.log_probs, self.order)
-        return Lists(pad_to(ranked, self.protocol.width), pad_to(found.tuples, self.protocol.width), batch.targets[:, 0])
-
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Teacher-forced loss of the validation items of the sampled users."""
-        model, tokenizer, _ = self.retriever
-        total = torch.zeros(2, device=self.placement.device)  # loss and users
-        for batch in self._batches("validation", sample=True):
-            with self.placement.autocast():
-                loss = model(tokenizer(batch)).loss
-            total += torch.stack([loss * len(batch.user_ids), loss.new_tensor(len(batch.user_ids))])
-        loss_sum, users = self.ranks.total(total).tolist()
-        return loss_sum / users
-
-    def model(self, part: Part, filter_history: bool, sample: bool = False, progress: bool = False) -> Evaluation:
-        """The model's item-level figures, and what matching codes would have claimed; the same on every process."""
-        shares = self.ranks.gather(self._search_all(self._batches(part, sample, progress), filter_history))
-        evaluation = None
-        if self.ranks.main:
-            ranked, tuples, targets = self._in_order(shares)
-            of_targets = self.retriever.tokenizer.tuples_of(targets.to(self.placement.device)).cpu()
-            evaluation = evaluate_lists(ranked, targets, part, filter_history, self.protocol.cutoffs, tuples, of_targets)
+        batches = self._batches(part, self.sample if sample else None, "beam search" if progress else None)
+        lists, evaluation = self._lists(ranker, batches, filter_history), None
+        if lists is not None:
+            of_targets = ranker.tuples_of(lists.targets.to(self.device)).cpu() if isinstance(ranker, CodeRanker) else None
+            evaluation = evaluate_lists(lists.ranked, lists.targets, part, filter_history, self.protocol.cutoffs, lists.tuples, of_targets)
         shared = self.ranks.from_main(evaluation)
         assert shared is not None
         return shared
 
-    def unseen(self, part: Part, rows: list[tuple[str, Evaluation]]) -> list[tuple[str, Evaluation]]:
-        """The rows for the users whose item training never saw, and the model's when it may find such items only; [] without such users.
+    def model(self, part: Part, filter_history: bool, sample: bool = False, progress: bool = False) -> Evaluation:
+        """``evaluate`` of what the run trains."""
+        return self.evaluate(self.ranker, part, filter_history, sample, progress)
 
-        Every process must call it.
-        """
+    def baselines(self, part: Part, filter_history: bool, rankers: Sequence[Ranker]) -> list[tuple[str, Evaluation]]:
+        """A row for each of ``rankers``, on all users."""
+        return [(ranker.name, self.evaluate(ranker, part, filter_history)) for ranker in rankers]
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Teacher-forced loss of the validation items of the sampled users."""
+        total = torch.zeros(2, device=self.device)  # loss and users
+        for batch in self._batches("validation", self.sample):
+            loss = self.ranker.loss(batch)
+            total += torch.stack([loss * len(batch.user_ids), loss.new_tensor(len(batch.user_ids))])
+        loss_sum, users = self.ranks.total(total).tolist()
+        return loss_sum / users
+
+    def unseen(self, part: Part, rows: list[tuple[str, Evaluation]]) -> list[tuple[str, Evaluation]]:
+        """The rows for the users whose item training never saw, and the model's when it may find such items only; [] without such users."""
         targets = self.data.split.validation if part == "validation" else self.data.split.test
         cold = self.data.popularity == 0
         users = targets.users[cold[self.data.split.items(targets)]]
         if not len(users):
             return []
-        barred, cutoffs, shortlist = (
-            self.protocol.filter_history,
-            self.protocol.cutoffs,
-            Shortlist(self.retriever, cold.nonzero().flatten()),
-        )
-        own = list(self.data.eval_batches(part, self.protocol.batch_size, users))[self.ranks.index :: self.ranks.count]
-        shares = self.ranks.gather(self._search_all(own, barred, shortlist))
+        barred, cutoffs = self.protocol.filter_history, self.protocol.cutoffs
+        lists = self._lists(self.ranker.among(cold.nonzero().flatten()), self._batches(part, users), barred)
         among = "whose item training never saw"
         sliced = [(name, slice_users(evaluation, cold.cpu()[evaluation.targets], among, cutoffs)) for name, evaluation in rows]
-        if self.ranks.main:
-            ranked, _, items = self._in_order(shares)
-            only = evaluate_lists(ranked, items, part, barred, cutoffs)._replace(among=among)
-            sliced.insert(1, ("TIGER among such items only", only))
+        if lists is not None:
+            only = evaluate_lists(lists.ranked, lists.targets, part, barred, cutoffs)._replace(among=among)
+            sliced.insert(1, (f"{self.ranker.name} among such items only", only))
         return sliced
-
-    def _in_order(self, shares: list[list[Lists]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Lists, tuples and targets in the order of one process: batch i is number i // count of process i % count."""
-        count = self.ranks.count
-        in_order = [shares[i % count][i // count] for i in range(sum(map(len, shares)))]
-        ranked, tuples, targets = (torch.cat(field) for field in zip(*in_order))
-        return ranked, tuples, targets
-
-    def baselines(self, part: Part, filter_history: bool) -> list[tuple[str, Evaluation]]:
-        """Most popular, and the items that most often followed the last one, on all users; both counted on the training part."""
-        train = self.data.split.train
-        markov = LastItemMarkov(train.item_ids, train.offsets, self.data.num_items, self.order)
-        recommenders: list[tuple[str, MostPopular]] = [("most popular", MostPopular(self.order)), ("last item -> next (Markov)", markov)]
-        rows = []
-        for name, recommender in recommenders:
-            ranked, targets = [], []
-            for batch in self.data.eval_batches(part, self.protocol.batch_size):
-                ranked.append(recommender.recommend(batch, self.protocol.width, filter_history).cpu())
-                targets.append(batch.targets[:, 0].cpu())
-            rows.append((name, evaluate_lists(torch.cat(ranked), torch.cat(targets), part, filter_history, self.protocol.cutoffs)))
-        return rows
 
     def samples(self, count: int = 5, top: int = 5) -> "Samples":
         """A few users' histories, held-out validation items and what the model recommends."""
         histories, targets, ranked = [], [], []
         for batch in self.data.eval_batches("validation", count, self._some_users(count)):
-            found = self._search(batch, self.protocol.filter_history)
             histories += [[item for item in history if item != PAD] for history in batch.item_ids.tolist()]
-            targets += found.targets.tolist()
-            ranked.append(found.ranked[:, :top].cpu())
+            targets += batch.targets[:, 0].tolist()
+            ranked.append(self.ranker.recommend(batch, top, self.protocol.filter_history).cpu())
         return Samples(histories, targets, torch.cat(ranked))
 
 
@@ -239,8 +226,3 @@ class Samples(NamedTuple):
         """History, held-out item and recommendations of each user, titles joined by " | "."""
         columns = zip(self.histories, ([target] for target in self.targets), self.ranked.tolist())
         return [[" | ".join(titles[item] for item in items if item != PAD) for items in row] for row in columns]
-
-
-def pad_to(lists: Tensor, width: int) -> Tensor:
-    """The first ``width`` columns [B, width], PAD where ``lists`` [B, W] is narrower."""
-    return nn.functional.pad(lists[:, :width], (0, max(0, width - lists.shape[1])), value=PAD)

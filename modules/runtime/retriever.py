@@ -1,4 +1,4 @@
-"""A trained run as a whole: encoder-decoder, tokenizer and titles, saved to and loaded from one directory, and asked for items."""
+"""A trained run as a whole: encoder-decoder, tokenizer and titles, saved to and loaded from one directory."""
 
 import json
 from collections.abc import Sequence
@@ -10,61 +10,89 @@ import torch
 from torch import Tensor
 
 from data.io.files import write_whole
-from data.schemas import PAD, SeqBatch, UserError
+from data.schemas import UserError
 from modules.catalogue import Catalogue
-from modules.decoding import SearchResult
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.runtime.checkpoint import WEIGHTS, load_weights
 from modules.tokenizer.semids import SemanticIdTokenizer
-from modules.tokenizer.trie import PrefixTrie
+
+SEARCH, USERS = "search.json", "users.json"
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a run computes in, by the name that its ``search.json`` has, and autocast's dtype."""
+
+
+def precision_name(dtype: torch.dtype | None) -> str:
+    """The name in PRECISIONS of autocast's dtype."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
+class SearchSettings(NamedTuple):
+    """How a run was evaluated, and is searched ever after."""
+
+    beam_size: int = 50
+    precision: str = "fp32"  # one of PRECISIONS
+    order: Tensor | None = None  # [I] rank of every item among those of equal score; None: the tokenizer's seeded order
 
 
 class Retriever(NamedTuple):
-    """What turns histories into items."""
+    """What turns histories into items; ``modules.runtime.searcher`` asks it."""
 
     model: EncoderDecoderRetrievalModel
     tokenizer: SemanticIdTokenizer
     titles: list[str]  # [I]
-
-    def search(self, batch: SeqBatch, beam_size: int, seen: Tensor | None) -> SearchResult:
-        """The ``beam_size`` best items of every history but those in ``seen`` [B, S]; ``tuples`` are those before the collision code."""
-        tokenized = self.tokenizer(batch)
-        return self.model.generate_next_sem_id(tokenized, self.tokenizer.trie, beam_size, seen, self.tokenizer.num_levels)
+    settings: SearchSettings = SearchSettings()
 
 
-class Shortlist:
-    """A retriever that can only find some of the items, such as those that training never saw; one more trie, the same model.
+def record_search(folder: Path, settings: SearchSettings) -> None:
+    """Writes how the run's figures were made."""
+    order = None if settings.order is None else settings.order.tolist()
+    write_whole(folder / SEARCH, json.dumps({"precision": settings.precision, "beam_size": settings.beam_size, "order": order}))
 
-    A model that scores children of its own trie's nodes searches that trie and bars the other items.
 
-    Args:
-        retriever: finds all items.
-        items: [J] their rows, at least one.
+def load_search(folder: Path) -> SearchSettings | None:
+    """Reads what ``record_search`` wrote; None for a run of before it was written.
+
+    Raises:
+        UserError: a damaged file.
     """
-
-    def __init__(self, retriever: Retriever, items: Tensor) -> None:
-        tokenizer = retriever.tokenizer
-        self.retriever, self.items = retriever, items.to(tokenizer.sem_ids.device)
-        self.trie = PrefixTrie(tokenizer.sem_ids[self.items], tokenizer.vocab_sizes)
-        self.row = torch.full((len(tokenizer.sem_ids),), PAD, device=self.items.device)
-        self.row[self.items] = torch.arange(len(items), device=self.items.device)
-
-    def search(self, batch: SeqBatch, beam_size: int, seen: Tensor | None) -> SearchResult:
-        """As ``Retriever.search``; ``item_ids`` are rows of the whole catalogue, ``tuples`` nodes of the trie that is searched.
-
-        In a trie of its own scores hold within the list: a collision code is scored among the items of the list that share the tuple.
-        """
-        model, tokenizer, _ = self.retriever
-        if model.tree is not None:
-            among = self.row != PAD
-            return model.generate_next_sem_id(tokenizer(batch), tokenizer.trie, beam_size, seen, tokenizer.num_levels, among=among)
-        barred = None if seen is None else torch.where(seen == PAD, PAD, self.row[seen.clamp(min=0)])
-        found = model.generate_next_sem_id(tokenizer(batch), self.trie, beam_size, barred, tokenizer.num_levels)
-        return found._replace(item_ids=torch.where(found.item_ids == PAD, PAD, self.items[found.item_ids.clamp(min=0)]))
+    path = folder / SEARCH
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        order = None if found["order"] is None else torch.tensor(found["order"], dtype=torch.int64)
+        if found["precision"] not in PRECISIONS:
+            raise ValueError(f"precision {found['precision']!r}")
+        return SearchSettings(int(found["beam_size"]), found["precision"], order)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy it again, or use the version that wrote it") from error
 
 
-def describe_retriever(folder: Path, config: DecoderConfig, tokenizer: SemanticIdTokenizer, titles: Sequence[str], begun: bool) -> None:
-    """Writes all of a run but its weights: shape, tokenizer and titles. ``begun``: it has trained already.
+def user_row(folder: Path, key: str) -> int:
+    """The row of the user with an external id, by which the model knows users.
+
+    Raises:
+        UserError: no such user, or a run that keeps no users.
+    """
+    try:
+        keys = json.loads((folder / USERS).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the run in {folder} knows no users (no {USERS}: its model has no user token, or it was shared, which leaves users out); "
+            "ask without --user"
+        ) from error
+    if key not in keys:
+        raise UserError(f"the run in {folder} was trained on no user {key!r}; give an id such as {keys[0]!r}, or leave --user out")
+    return int(keys.index(key))
+
+
+def describe_retriever(
+    folder: Path, config: DecoderConfig, tokenizer: SemanticIdTokenizer, titles: Sequence[str], user_keys: Sequence[str], begun: bool
+) -> None:
+    """Writes all of a run but its weights: shape, tokenizer, titles and, where the model tells users apart, their ids.
+
+    ``begun``: it has trained already.
 
     Raises:
         UserError: the directory's weights were trained on other semantic IDs, as when stage 1 was trained again since.
@@ -80,6 +108,8 @@ def describe_retriever(folder: Path, config: DecoderConfig, tokenizer: SemanticI
         )
     write_whole(folder / "config.json", json.dumps({"decoder": asdict(config), "vocab_sizes": tokenizer.vocab_sizes}, indent=1))
     write_whole(folder / "titles.json", json.dumps(list(titles)))
+    if config.num_user_buckets:
+        write_whole(folder / USERS, json.dumps(list(user_keys)))
     tokenizer.save(folder)
 
 
@@ -99,4 +129,4 @@ def load_retriever(folder: Path, device: torch.device | str = "cpu") -> Retrieve
     catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids) if config.needs_catalogue else None
     model = EncoderDecoderRetrievalModel(config, vocab_sizes, catalogue)
     load_weights(model, folder / WEIGHTS)
-    return Retriever(model.to(device).eval(), tokenizer, titles)
+    return Retriever(model.to(device).eval(), tokenizer, titles, load_search(folder) or SearchSettings())

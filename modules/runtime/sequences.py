@@ -1,0 +1,53 @@
+"""The histories of stage 2 as its settings split them: for training, for evaluation afterwards, and to tell two data apart.
+
+Shape letters: I items.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data.corpus import Corpus
+from data.processed import SeqData
+from data.splits import TimeSplit, split_hash, time_bounds
+from data.statistics import CorpusStatistics, statistics
+from evaluate.metrics import tie_order
+from modules.model import DecoderConfig
+
+
+class Sequences(NamedTuple):
+    data: SeqData  # on the device
+    order: Tensor  # [I] rank of every item in the order that breaks ties, on the device
+    moments: TimeSplit | None  # None: leave-one-out
+    described: CorpusStatistics
+    split: str  # names these histories and their split
+
+
+def split_sequences(
+    corpus: Corpus, config: DecoderConfig, split_by: str, split_quantiles: Sequence[float], seed: int, device: torch.device
+) -> Sequences:
+    """Splits a corpus and cuts it for the model.
+
+    Args:
+        corpus: every interaction.
+        config: how long a row is, and whether its positions all have targets.
+        split_by: "leave_one_out" or "time".
+        split_quantiles: see train.split_quantiles.
+        seed: of the order among items that are equally popular.
+        device: where batches come out.
+
+    Raises:
+        UserError: a part of the split would be empty.
+    """
+    moments = None
+    if split_by == "time":
+        first, second = split_quantiles
+        assert corpus.times is not None  # the config's check refuses sources without times
+        moments = time_bounds(corpus.times, (first, second))
+    data = SeqData(corpus.histories, len(corpus.item_keys), config.max_seq_len, config.encoder_attention == "causal", moments)
+    described, split = statistics(corpus, data.split), split_hash(corpus.histories, moments)
+    data = data.to(device)
+    order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(device)
+    return Sequences(data, order, moments, described, split)
