@@ -103,7 +103,8 @@ class Memory(nn.Module):
         if neighbours is None and towards is not None and config.neighbours:
             neighbours = nearest_texts(towards, config.neighbours, order)
         tables = memory_tables(item_ids, offsets, num_items, order, config, neighbours, towards)
-        return cls(tables, order, config, towards if config.exact_text else None)
+        # Where one of the two texts counts alone, the stored cosines are all there are.
+        return cls(tables, order, config, towards if config.exact_text and config.text and config.text_before else None)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], config: MemoryConfig) -> "Memory":

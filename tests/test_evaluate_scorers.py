@@ -1,6 +1,7 @@
 """Item-kNN and the rankers over scores: by hand, against slow references, and blind to how items are numbered."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -180,14 +181,17 @@ def test_markov_with_texts_is_a_memory_of_two_terms():
     train, vectors = grown_corpus(3, users=100, num_items=30), torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     num_items = max(map(max, train)) + 1
     vectors = vectors[:num_items]
-    memory = Memory.from_histories(*flat(train), num_items, torch.arange(num_items), vectors, config=MARKOV_WITH_TEXTS)
+    memory = Memory.from_histories(
+        *flat(train), num_items, torch.arange(num_items), vectors, config=replace(MARKOV_WITH_TEXTS, neighbours=99)
+    )
     counts = torch.zeros(num_items, num_items)
     for row in train:
         for a, b in pairwise(row):
             counts[a, b] += 1
     centred = vectors - vectors.mean(0)
     cosines = torch.nn.functional.cosine_similarity(centred[:, None], centred[None], dim=-1).fill_diagonal_(0.0)
-    torch.testing.assert_close(memory.dense_scores(torch.arange(num_items)[:, None]), cosines + 0.5 * counts.log1p(), atol=1e-5, rtol=1e-5)
+    expected = torch.where((cosines > 0) | (counts > 0), cosines + 0.5 * counts.log1p(), 0.0)  # unlike texts alone are not stored
+    torch.testing.assert_close(memory.dense_scores(torch.arange(num_items)[:, None]), expected, atol=1e-5, rtol=1e-5)
 
 
 # Relabelling, as in test_evaluate_baselines

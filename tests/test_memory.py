@@ -15,9 +15,9 @@ from data.schemas import PAD, UserError
 from data.splits import leave_one_out
 from evaluate.metrics import tie_order
 from modules import nearest
-from modules.memory import Memory, MemoryConfig, last_two
+from modules.memory import Memory, MemoryConfig
 from modules.nearest import directions, nearest_texts, pair_cosines
-from modules.transitions import pair_counts
+from modules.transitions import last_two, pair_counts
 from tests.synthetic import to_histories
 
 EVERYTHING = MemoryConfig(neighbours=8, row_entries=99, candidates=99)
