@@ -31,8 +31,8 @@ class RqVaeOptions(RunOptions, DataOptions):
     tokenizer: TokenizerName = option(
         "rqvae",
         "rqvae; fsq (a network too, its latent rounded to a grid of at most vae_codebook_size cells a code); or without a network: "
-        "rqkmeans (residual k-means), pq (product quantization), opq (behind a learned rotation), lsh (random hyperplanes), random (codes that say "
-        "nothing). Of the parameters of the RQ-VAE all use vae_input_dim, vae_input_norm, vae_codebook_size and vae_n_layers, fsq "
+        "rqkmeans (residual k-means), pq (product quantization), opq (behind a learned rotation), lsh (random hyperplanes), random (codes "
+        "that say nothing). Of the parameters of the RQ-VAE all use vae_input_dim, vae_input_norm, vae_codebook_size and vae_n_layers, fsq "
         "vae_hidden_dims and vae_n_cat_feats too.",
     )
     collision_policy: Literal["extra_code", "reassign", "none"] = option(
