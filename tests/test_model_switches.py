@@ -239,6 +239,15 @@ def test_training_in_bf16_comes_near_fp32_with_finite_gradients(device, changes)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@switches
+def test_no_value_steers_a_training_step_where_none_may(device, changes):
+    catalogue = small()
+    model = make_model(items_of(catalogue, device), catalogue.vocab_sizes, **changes).train()
+    batch = a_batch(catalogue, changes, device)
+    with NoValues(), mock.patch.object(decoding, "may_wait", return_value=False):  # as on a GPU
+        model(batch, label_smoothing=0.1).loss.backward()
+
+
 # -- what has a vector ------------------------------------------------------------------------------------------------------------------
 
 
