@@ -25,6 +25,7 @@ from torch import nn
 from data.interactions import Corpus, split_hash, statistics, time_bounds
 from data.processed import RecDataset, SeqData, data_config, load_corpus
 from data.schemas import UserError
+from data.shell import command
 from evaluate.metrics import tie_order
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.report import evaluation_report
@@ -213,8 +214,8 @@ def train(
         wandb_project: its project there.
         push_decoder_to_hf: upload the finished run to the Hugging Face Hub.
         decoder_hf_model_name: its name there, owner/name.
-        amp: mixed precision where the device is faster with it (a short probe decides on a CPU).
-        mixed_precision_type: bf16, fp16 (CUDA only, with loss scaling) or no.
+        amp: mixed precision where the device has instructions for it; False is fp32 on every machine.
+        mixed_precision_type: bf16 (where the device has instructions for it), fp16 (CUDA only, with loss scaling) or no.
         device: auto, cuda, mps or cpu.
         seed: fixes everything random.
     """
@@ -242,7 +243,7 @@ def train(
         seed,
     )
     protocol = Protocol(beam_size, filter_history, top_k_eval_list, eval_batch_size, eval_users, seed)
-    placement = place(device, amp, mixed_precision_type, ranks.device)
+    placement = place(device, amp, mixed_precision_type, ranks)
     rqvae_run = find_snapshot(pretrained_rqvae_path, dataset_split, "rqvae")
     pretrained = None if pretrained_decoder_path is None else find_snapshot(pretrained_decoder_path, dataset_split, "decoder")
     check_rqvae(rqvae_run, settings)
@@ -298,7 +299,7 @@ def train(
             report(judge, corpus, run, seconds, do_eval, {"split": split_name, **described._asdict()})
         if push_decoder_to_hf and ranks.main:
             run.say(f"pushed   {push(run.folder, str(decoder_hf_model_name))}")
-        run.say(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
+        run.say(f"next     {command('recommend.py', run.folder, '--history', corpus.item_keys[0])}")
 
 
 def shape(settings: Mapping[str, object]) -> DecoderConfig:

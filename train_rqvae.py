@@ -214,8 +214,8 @@ def train(
         wandb_project: its project there.
         push_vae_to_hf: upload the finished run to the Hugging Face Hub.
         vae_hf_model_name: its name there, owner/name.
-        amp: mixed precision where the device is faster with it (a short probe decides on a CPU).
-        mixed_precision_type: bf16, fp16 (CUDA only, with loss scaling) or no.
+        amp: mixed precision where the device has instructions for it; False is fp32 on every machine.
+        mixed_precision_type: bf16 (where the device has instructions for it), fp16 (CUDA only, with loss scaling) or no.
         device: auto, cuda, mps or cpu.
         seed: fixes everything random.
     """
@@ -243,7 +243,7 @@ def train(
         eval_every,
         seed,
     )
-    placement = place(device, amp, mixed_precision_type, ranks.device)
+    placement = place(device, amp, mixed_precision_type, ranks)
     pretrained = None if pretrained_rqvae_path is None else find_snapshot(pretrained_rqvae_path, dataset_split, "rqvae")
     if pretrained is not None and "direct" in read_config(pretrained):
         kind = read_config(pretrained)["direct"]["kind"]
@@ -306,7 +306,7 @@ def train(
                 finish(coder, items, rows.held_out, run, seconds, corpus, described)
             if push_vae_to_hf:
                 run.say(f"pushed   {push(run.folder, str(vae_hf_model_name))}")
-            run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
+            run.say(f"next     {run.stage_two_command()}")
 
 
 SHAPE = {

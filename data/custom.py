@@ -15,7 +15,6 @@ import argparse
 import datetime
 import json
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from data.columns import describe_items, find_roles, parse_columns
 from data.csvfile import csv_header, read_csv
 from data.interactions import statistics
 from data.schemas import UserError
+from data.shell import command
 from data.tables import Table, bad_ids, parse_numbers, read_jsonl, read_lines, read_parquet, refuse
 from data.text import TEMPLATE_VERSION, field_text, load_embeddings
 
@@ -201,7 +201,7 @@ def describe_folder(folder: Path, split: str, filters: Filters, columns: Sequenc
     given += [f"min_rating={filters.min_rating:g}"] if filters.min_rating else []
     given += [f"k_core={filters.k_core}"] if filters.k_core else []
     width = [] if embeddings is None else [f"item_embeddings={embeddings}", f"vae_input_dim={vectors}"]
-    return "\n".join([*lines, f"next          python train_rqvae.py configs/rqvae_custom.gin {shlex.join([*given, *width])}"])
+    return "\n".join([*lines, f"next          {command('train_rqvae.py', 'configs/rqvae_custom.gin', *given, *width)}"])
 
 
 def time_range(first: float, last: float) -> str:

@@ -1,11 +1,29 @@
-"""One thread for every test, and the devices that are there."""
+"""What every test runs with: threads (--threads), what the CPU is taken for (--bf16), and the devices that are there."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-torch.set_num_threads(1)
+import tests.startup.sitecustomize
+
+STARTUP = Path(tests.startup.sitecustomize.__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bf16", choices=["on", "off", "probe"], default="probe", help="whether the CPU is taken for one that has bf16")
+    parser.addoption("--threads", type=int, default=1, help="threads of each test and of each process that it starts")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lays down what this process and those that the tests start read."""
+    torch.set_num_threads(config.getoption("threads"))
+    os.environ["OMP_NUM_THREADS"] = str(config.getoption("threads"))
+    os.environ["TESTS_BF16"] = config.getoption("bf16")
+    found = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(STARTUP), *(path for path in found if path not in ("", str(STARTUP)))])
+
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

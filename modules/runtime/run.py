@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from data.cache import write_whole
 from data.schemas import UserError
+from data.shell import command
 from evaluate.plots import png
 from modules.runtime.checkpoint import WEIGHTS, checkpoints
 from modules.runtime.config import ROOT, config_text
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 LOG, METRICS = "log.jsonl", "metrics.json"
 PATHS = {"dataset_folder", "item_embeddings", "pretrained_rqvae_path", "pretrained_decoder_path"}
 """Parameters of which two spellings may mean the same place."""
+
+DATA = {"dataset", "dataset_folder", "dataset_split", "min_rating", "k_core", "max_history", "cold_items", "columns"}
+"""Parameters that both stages have and that say what the data is."""
 
 NOT_COMPARED = {
     "resume",
@@ -134,8 +138,20 @@ class Run:
     def describe(self) -> str:
         """Where the run is and how it begins, for the start's lines."""
         begins = "goes on" if checkpoints(self.folder) else "new"
-        script = Path(sys.argv[0]).name
-        return f"{self.folder} ({begins}; once interrupted, it goes on by: python {script} {self.folder / 'config.gin'})"
+        return f"{self.folder} ({begins}; once interrupted, it goes on by: {self.command()})"
+
+    def command(self) -> str:
+        """What to type for the run to go on."""
+        return command(Path(sys.argv[0]).name, self.folder / "config.gin")
+
+    def stage_two_command(self) -> str:
+        """What to type for stage 2 on the codes of this run: the config beside this one's that has its name, and the data given with it."""
+        given = sys.argv[1:]
+        own = next((Path(word) for word in given if word.endswith(".gin") and "=" not in word), Path())
+        pair = own.with_name(own.name.replace("rqvae", "decoder", 1)) if own.name.startswith("rqvae") else None
+        config = pair if pair is not None and pair.exists() else "CONFIG"
+        data = [word for word in given if word.partition("=")[0].removeprefix("--").removeprefix("train.") in DATA]
+        return command("train_decoder.py", config, *data, f"pretrained_rqvae_path={self.folder}")
 
     def log(self, **figures: object) -> None:
         """Appends a line to log.jsonl."""
