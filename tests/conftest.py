@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import tests.startup.sitecustomize
+
+# The same examples at every run, however long they take. --hypothesis-profile=default draws others.
+settings.register_profile("tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+SLOW = {"test_configs", "test_kill", "test_old_configs", "test_precision", "test_processes", "test_resume", "test_scripts", "test_shell"}
+"""Modules whose tests run whole scripts; ``-m "not slow"`` leaves these out, and every test that asks for ``trained``."""
 
 STARTUP = Path(tests.startup.sitecustomize.__file__).parent
 
@@ -23,6 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TESTS_BF16"] = config.getoption("bf16")
     found = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(STARTUP), *(path for path in found if path not in ("", str(STARTUP)))])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW or "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -30,7 +30,7 @@ def killers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subp
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of one process, which this system does not have")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_goes_on_to_the_same_figures(stage: str, killers: dict[str, subprocess.Popen[str]]) -> None:
-    output, errors = killers[stage].communicate(timeout=500)
+    output, errors = killers[stage].communicate(timeout=3600)
     assert killers[stage].returncode == 0, errors
     trials = [json.loads(line) for line in output.splitlines()]
     assert len(trials) == TRIALS

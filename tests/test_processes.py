@@ -42,7 +42,7 @@ def start(command: list[str], **environment: str) -> subprocess.CompletedProcess
     """Runs a command in the project's directory, as on a machine without a GPU."""
     path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
     given = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path} | environment
-    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False, timeout=3600)
 
 
 @pytest.fixture(scope="module")
