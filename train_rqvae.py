@@ -62,7 +62,7 @@ def train(options: RqVaeOptions) -> None:
         UserError: what is wrong with the data, the embeddings, the run directory or the machine, or a level that collapsed.
     """
     ranks = Ranks(options.device)
-    placement = place(options.device, options.amp, options.mixed_precision_type, ranks.device)
+    placement = place(options.device, options.amp, options.mixed_precision_type, ranks)
     pretrained = find_pretrained(options)
     with Run(options.save_dir_root, options.dataset_split, options.settings(), ranks) as run:
         if run.finished:
@@ -113,7 +113,7 @@ def train(options: RqVaeOptions) -> None:
             with memory_advice("train.vae_hidden_dims, or give the process more"):
                 finish(coder, items, rows.held_out, run, options, seconds, corpus, described)
         upload(options, run)
-        run.say(f"next     python train_decoder.py CONFIG pretrained_rqvae_path={run.folder}")
+        run.say(f"next     {run.stage_two_command()}")
 
 
 def find_pretrained(options: RqVaeOptions) -> Path | None:

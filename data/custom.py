@@ -7,7 +7,6 @@ import argparse
 import datetime
 import json
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from data.filters import Filters
 from data.io.text import field_text
 from data.item_embeddings import load_embeddings
 from data.schemas import UserError
+from data.shell import command
 from data.sources.custom import KINDS, find_files, load_custom, read_custom
 from data.sources.custom_columns import parse_columns
 from data.statistics import statistics
@@ -60,7 +60,7 @@ def describe_folder(folder: Path, split: str, filters: Filters, columns: Sequenc
     given += [f"min_rating={filters.min_rating:g}"] if filters.min_rating else []
     given += [f"k_core={filters.k_core}"] if filters.k_core else []
     width = [] if embeddings is None else [f"item_embeddings={embeddings}", f"vae_input_dim={vectors}"]
-    return "\n".join([*lines, f"next          python train_rqvae.py configs/rqvae_custom.gin {shlex.join([*given, *width])}"])
+    return "\n".join([*lines, f"next          {command('train_rqvae.py', 'configs/rqvae_custom.gin', *given, *width)}"])
 
 
 def time_range(first: float, last: float) -> str:

@@ -1,11 +1,43 @@
-"""One thread for every test, and the devices that are there."""
+"""What every test runs with: threads (--threads), what the CPU is taken for (--bf16), and the devices that are there."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
-torch.set_num_threads(1)
+import tests.startup.sitecustomize
+
+# The same examples at every run, however long they take. --hypothesis-profile=default draws others.
+settings.register_profile("tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+SLOW = {"test_configs", "test_kill", "test_old_configs", "test_precision", "test_processes", "test_resume", "test_scripts", "test_shell"}
+"""Modules whose tests run whole scripts; ``-m "not slow"`` leaves these out, and every test that asks for ``trained``."""
+
+STARTUP = Path(tests.startup.sitecustomize.__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bf16", choices=["on", "off", "probe"], default="probe", help="whether the CPU is taken for one that has bf16")
+    parser.addoption("--threads", type=int, default=1, help="threads of each test and of each process that it starts")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lays down what this process and those that the tests start read."""
+    torch.set_num_threads(config.getoption("threads"))
+    os.environ["OMP_NUM_THREADS"] = str(config.getoption("threads"))
+    os.environ["TESTS_BF16"] = config.getoption("bf16")
+    found = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(STARTUP), *(path for path in found if path not in ("", str(STARTUP)))])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW or "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -1,14 +1,16 @@
-"""Kills a script with SIGKILL at random moments and starts it again: ``python -m tests.kill rqvae|decoder TRIALS FOLDER``.
+"""Kills a script with SIGKILL at many moments and starts it again: ``python -m tests.kill rqvae|decoder TRIALS FOLDER``.
 
 Each trial starts in an empty folder, so that download, encoding, caches, k-means, checkpoints and evaluation all lie ahead of it. It is
-killed either right before one of its operations on files (a write, a rename, a removal; drawn among all that an unbroken run makes) or at a
-random time. The second start must end well, with the metrics of the unbroken run. Prints one JSON line a trial. This process imports
-everything once and never computes; the runs are forks of it.
+killed right before one of its operations on files (a write, a rename, a removal), or at a random time, which may come after its end. The
+first two operations are placed: the first of all, with nothing written, and the first after a checkpoint got its name; the others are drawn
+among all that an unbroken run makes. The second start must end well, with the metrics of the unbroken run. Prints one JSON line a trial.
+This process imports everything once and never computes; the runs are forks of it.
 """
 
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -16,19 +18,17 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-torch.set_num_threads(1)
-
-import data.item_embeddings  # noqa: E402
-import data.sources.p5  # noqa: E402
-import modules.runtime.run  # noqa: E402
-import train_decoder  # noqa: E402
-import train_rqvae  # noqa: E402
-from modules.runtime.config.main import run_script  # noqa: E402
-from tests.synthetic import write_p5  # noqa: E402
+import data.item_embeddings
+import data.sources.p5
+import modules.runtime.run
+import train_decoder
+import train_rqvae
+from modules.runtime.config.main import run_script
+from tests.synthetic import write_p5
 
 USERS, ITEMS, WIDTH = 60, 48, 16
 RQVAE = [
@@ -52,7 +52,7 @@ class Encoder:
 
 def start(stage: str, folder: Path, rqvae: Path) -> int:
     """One start of a script; in a child process."""
-    given = [f"dataset_folder={folder}/data", f"save_dir_root={folder}/run", "device=cpu"]
+    given = [f"dataset_folder={folder}/data", f"save_dir_root={folder}/run", "device=cpu", "amp=False"]
     given += RQVAE if stage == "rqvae" else [*DECODER, f"pretrained_rqvae_path={rqvae}"]
     train = {"rqvae": train_rqvae.train, "decoder": train_decoder.train}[stage]
     with open(os.devnull, "w") as nothing:
@@ -61,17 +61,26 @@ def start(stage: str, folder: Path, rqvae: Path) -> int:
             return run_script(train, "", [f"configs/{stage}_amazon.gin", *given])
 
 
-def fork(stage: str, folder: Path, rqvae: Path, at_event: int | None = None, after: float | None = None) -> tuple[int, int, float]:
-    """Runs a start in a fork; returns its exit code (-9: killed), the operations on files it made and its seconds."""
+class Ended(NamedTuple):
+    """A start, once it is over."""
+
+    code: int  # -9: killed
+    seconds: float
+    events: int = 0  # operations on files, of a start that was not killed
+    checkpoint: int = 0  # number of the operation that gave the first checkpoint its name
+
+
+def fork(stage: str, folder: Path, rqvae: Path, at_event: int | None = None, after: float | None = None) -> Ended:
+    """Runs a start in a fork, which is killed right before an operation on files or after some seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     events = folder / "events"
     began = time.perf_counter()
     child = os.fork()
     if child == 0:
-        count = 0
+        count, checkpoint = 0, 0
 
         def watch(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal count
+            nonlocal count, checkpoint
             if event not in WRITES or str(folder) not in str(arguments[0]) or str(arguments[0]).endswith("stderr.txt"):
                 return
             if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
@@ -79,12 +88,14 @@ def fork(stage: str, folder: Path, rqvae: Path, at_event: int | None = None, aft
             count += 1
             if count == at_event:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if event == "os.rename" and not checkpoint and re.search(r"checkpoint-\d+$", str(arguments[1])):
+                checkpoint = count
 
         sys.addaudithook(watch)
         code = 1
         try:
             code = start(stage, folder, rqvae)
-            os.write(os.open(events, os.O_CREAT | os.O_WRONLY), str(count).encode())
+            os.write(os.open(events, os.O_CREAT | os.O_WRONLY), f"{count} {checkpoint}".encode())
         finally:
             os._exit(code)
     timer = threading.Timer(after, os.kill, (child, signal.SIGKILL)) if after is not None else None
@@ -93,7 +104,7 @@ def fork(stage: str, folder: Path, rqvae: Path, at_event: int | None = None, aft
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if timer:
         timer.cancel()
-    return code, int(events.read_text()) if events.exists() else 0, time.perf_counter() - began
+    return Ended(code, time.perf_counter() - began, *(map(int, events.read_text().split()) if events.exists() else ()))
 
 
 def figures(folder: Path) -> dict[str, object]:
@@ -131,22 +142,26 @@ def main() -> None:
     modules.runtime.run.png = lambda figure: b"a picture"
     rqvae = root / "rqvae" / "run"
     if stage == "decoder":
-        assert fork("rqvae", rqvae.parent, rqvae)[0] == 0, (rqvae.parent / "stderr.txt").read_text()
-    code, total, seconds = fork(stage, root / "unbroken", rqvae)
-    assert code == 0, (root / "unbroken" / "stderr.txt").read_text()
+        assert fork("rqvae", rqvae.parent, rqvae).code == 0, (rqvae.parent / "stderr.txt").read_text()
+    unbroken = fork(stage, root / "unbroken", rqvae)
+    assert unbroken.code == 0, (root / "unbroken" / "stderr.txt").read_text()
     expected, rng = figures(root / "unbroken"), random.Random(0)
+    placed = [1, unbroken.checkpoint + 1]
     for trial in range(trials):
         folder = root / f"trial{trial}"
         by_time = trial % 4 == 3
-        moment = {"after": rng.uniform(0.02, 0.7 * seconds)} if by_time else {"at_event": rng.randint(1, total)}
-        first = fork(stage, folder, rqvae, **moment)[0]
+        if by_time:
+            moment = {"after": rng.uniform(0.02, 0.7 * unbroken.seconds)}
+        else:
+            moment = {"at_event": placed[trial] if trial < len(placed) else rng.randint(1, unbroken.events)}
+        first = fork(stage, folder, rqvae, **moment)
         left = begun(folder)
-        second = fork(stage, folder, rqvae)[0]
-        same = second == 0 and figures(folder) == expected
+        second = fork(stage, folder, rqvae)
+        same = second.code == 0 and figures(folder) == expected
         rest = [str(path.relative_to(folder)) for path in folder.rglob("*.tmp")]
-        error = (folder / "stderr.txt").read_text()[-500:] if second else ""
-        print(json.dumps({**moment, "of": seconds if by_time else total, "killed": first == -9, "had": left, "second": second,
-                          "same": same, "left": rest, "error": error}), flush=True)  # fmt: skip
+        error = (folder / "stderr.txt").read_text()[-500:] if second.code else ""
+        print(json.dumps({**moment, "of": unbroken.seconds if by_time else unbroken.events, "killed": first.code == -9, "had": left,
+                          "second": second.code, "same": same, "left": rest, "error": error}), flush=True)  # fmt: skip
         shutil.rmtree(folder)
 
 

@@ -1,4 +1,7 @@
-"""Small runs of both scripts on planted data: what the end-to-end tests share."""
+"""Small runs of both scripts on planted data: what the end-to-end tests share.
+
+They run in fp32 wherever they run, so that no comparison of digits depends on what the CPU has; ``BF16`` undoes that.
+"""
 
 import json
 import os
@@ -25,6 +28,7 @@ RQVAE = [
     "eval_every=50",
     "save_model_every=60",
     "device=cpu",
+    "amp=False",
 ]
 DECODER = [
     "iterations=300",
@@ -44,7 +48,10 @@ DECODER = [
     "save_model_every=70",
     "eval_users=None",
     "device=cpu",
+    "amp=False",
 ]
+BF16 = ["amp=True", "mixed_precision_type=bf16"]
+"""Overrides for a run in bf16, together with TESTS_BF16=on in the environment, which makes every CPU count as one that has it."""
 
 
 def run_rqvae(folder: Path, *overrides: str, code: int = 0) -> None:

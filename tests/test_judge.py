@@ -24,11 +24,13 @@ def three_threads():
 
 
 def test_several_threads_find_what_one_finds_in_the_same_order(evaluator, three_threads, monkeypatch):
-    used = set()
+    used, met = set(), threading.Event()
     search = evaluator.ranker.model.generate_next_sem_id
 
     def watched(*args):
         used.add((threading.get_ident(), torch.get_num_threads()))
+        if len(used) > 1 or not met.wait(60):  # a thread that has searched everything before another begins is no answer
+            met.set()
         assert not torch.is_grad_enabled()
         return search(*args)
 

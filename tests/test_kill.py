@@ -1,4 +1,4 @@
-"""A script killed with SIGKILL at forty random moments: the next start goes on or begins anew, and ends with the unbroken run's figures."""
+"""A script killed with SIGKILL at forty moments: the next start goes on or begins anew, and ends with the unbroken run's figures."""
 
 import json
 import os
@@ -17,7 +17,7 @@ STAGES = ("rqvae", "decoder")
 @pytest.fixture(scope="module")
 def killers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen[str]]]:
     """The trials of both scripts, side by side."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     started = {}
     for stage in STAGES:
         command = [sys.executable, "-m", "tests.kill", stage, str(TRIALS), str(tmp_path_factory.mktemp(stage))]
@@ -30,10 +30,10 @@ def killers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subp
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of one process, which this system does not have")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_goes_on_to_the_same_figures(stage: str, killers: dict[str, subprocess.Popen[str]]) -> None:
-    output, errors = killers[stage].communicate(timeout=500)
+    output, errors = killers[stage].communicate(timeout=3600)
     assert killers[stage].returncode == 0, errors
     trials = [json.loads(line) for line in output.splitlines()]
     assert len(trials) == TRIALS
-    assert sum(trial["killed"] for trial in trials) >= 0.8 * TRIALS
-    assert {trial["had"] for trial in trials} >= {"nothing", "checkpoint"}
+    assert [trial for trial in trials if "at_event" in trial and not trial["killed"]] == []
+    assert [trial["had"] for trial in trials[:2]] == ["nothing", "checkpoint"]  # where the kill was placed
     assert [trial for trial in trials if trial["second"] != 0 or not trial["same"] or trial["left"]] == []

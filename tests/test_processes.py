@@ -1,7 +1,9 @@
-"""Two processes on the CPU are one: same losses, same metrics, and a run may go on with another number of them."""
+"""Two processes on the CPU are one: same losses, same metrics, one precision, and a run may go on with another number of them."""
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modules.runtime.config.main import ROOT
-from tests.runs import DECODER, RQVAE, RUN, USERS, interrupt_at, losses
+from tests.runs import BF16, DECODER, RQVAE, RUN, USERS, interrupt_at, losses
 
 SHORT = {
     "rqvae": [*RQVAE, "iterations=120", "save_model_every=40", "log_every=1", "eval_every=40"],
@@ -23,16 +25,24 @@ LAUNCHERS = {
 }  # fmt: skip
 
 
-def launch(
-    stage: str, data: Path, root: Path, launcher: str, *overrides: str, stop_at: int | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Starts two processes of a script, or ends them by SIGTERM in the update ``stop_at``."""
-    given = [f"dataset_folder={data}", f"save_dir_root={root}", *SHORT[stage], *overrides]
-    given += [f"item_embeddings={data}/items.npy"] if stage == "rqvae" else [f"pretrained_rqvae_path={data}/rqvae"]
+def launch(stage: str, data: Path, root: Path, launcher: str, *overrides: str, stop_at: int | None = None, bf16: str | None = None):
+    """Starts two processes of a script, or ends them by SIGTERM in the update ``stop_at``; ``bf16`` is as in tests/startup."""
     script = [f"train_{stage}.py"] if stop_at is None else ["tests/stop_at.py", str(stop_at), stage]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *LAUNCHERS[launcher], *script, f"configs/{stage}_amazon.gin", *given]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    command = [sys.executable, *LAUNCHERS[launcher], *script, f"configs/{stage}_amazon.gin", *places(stage, data, root)]
+    return start([*command, *SHORT[stage], *overrides], **({} if bf16 is None else {"TESTS_BF16": bf16}))
+
+
+def places(stage: str, data: Path, root: Path) -> list[str]:
+    """Where a run reads and writes."""
+    reads = f"item_embeddings={data}/items.npy" if stage == "rqvae" else f"pretrained_rqvae_path={data}/rqvae"
+    return [f"dataset_folder={data}", f"save_dir_root={root}", reads]
+
+
+def start(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in the project's directory, as on a machine without a GPU."""
+    path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
+    given = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path} | environment
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False, timeout=3600)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +55,16 @@ def single(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return folders
 
 
-def compare(stage: str, one: Path, other: Path) -> None:
-    """Asserts the same losses within fp32 noise, and the same metrics."""
+def apart(one: Path, other: Path) -> float:
+    """The largest difference between the losses of two runs at the same step, as a share of the loss."""
     ours, theirs = losses(one / "beauty"), losses(other / "beauty")
     assert ours.keys() == theirs.keys()
-    assert max(abs(ours[step] - theirs[step]) / abs(ours[step]) for step in ours) < 1e-5
+    return max(abs(ours[step] - theirs[step]) / abs(ours[step]) for step in ours)
+
+
+def compare(stage: str, one: Path, other: Path) -> None:
+    """Asserts the same losses within fp32 noise, and the same metrics."""
+    assert apart(one, other) < 1e-5
     left, right = (json.loads((folder / "beauty" / "metrics.json").read_text()) for folder in (one, other))
     if stage == "decoder":
         for part in ("validation", "test"):
@@ -89,3 +104,49 @@ def test_a_run_goes_on_from_one_process_to_two_and_back(stage: str, trained: Pat
     RUN[stage](trained, f"save_dir_root={tmp_path}", *SHORT[stage])
     assert "resumed  from step 41" in capsys.readouterr().out
     compare(stage, single[stage], tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["rqvae", "decoder"])
+def test_two_processes_in_bf16_give_the_losses_of_one_within_its_rounding(
+    stage: str, trained: Path, single, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTS_BF16", "on")
+    RUN[stage](trained, f"save_dir_root={tmp_path}/one", *SHORT[stage], *BF16)
+    done = launch(stage, trained, tmp_path / "two", "torchrun", *BF16)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("bf16 autocast") == 1
+    assert apart(tmp_path / "one", tmp_path / "two") < 0.01
+    assert apart(single[stage], tmp_path / "two") > 1e-5
+
+
+def test_processes_that_differ_in_what_their_cpu_has_all_use_fp32_and_say_so_once(trained: Path, single, tmp_path: Path) -> None:
+    done = launch("decoder", trained, tmp_path, "torchrun", *BF16, bf16="first")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("device   ") == done.stdout.count("fp32 (the device of process 1 has no bf16), 2 processes") == 1
+    compare("decoder", single["decoder"], tmp_path)
+
+
+def readme_lines() -> list[str]:
+    """The README's commands that start several processes on one machine."""
+    found = re.findall(r"^ {4}((?:torchrun|accelerate launch) .*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    return [line for line in found if "HOST" not in line]
+
+
+def test_the_readme_shows_both_launchers() -> None:
+    assert [line.split()[0] for line in readme_lines()] == ["torchrun", "torchrun", "accelerate"]
+
+
+@pytest.mark.parametrize("line", readme_lines())
+def test_the_readme_s_lines_work_on_a_machine_without_a_gpu(line: str, trained: Path, tmp_path: Path) -> None:
+    program, *words = shlex.split(re.sub(r"(--nproc-per-node|--num_processes) 4", r"\1 2", line))
+    # A free port, as the same line may be running beside this test.
+    port = {"PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": "localhost:0"} if program == "torchrun" else {}
+    words[1:1] = ["--main_process_port", "0"] if program == "accelerate" else []
+    tiny = ["iterations=4", "batch_size=32", "beam_size=10", "eval_users=20", "decoder_embed_dim=32", "attn_embed_dim=32", "attn_heads=2"]
+    command = [str(Path(sys.executable).parent / program), *words, *places("decoder", trained, tmp_path), *tiny]
+    if "synthetic" in line:
+        command += ["dataset=%data.processed.RecDataset.AMAZON", "dataset_split=beauty"]
+    done = start(command, **port)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^device   CPU, .*, 2 processes$", done.stdout, re.MULTILINE)
+    assert done.stdout.count("saved    ") == 1

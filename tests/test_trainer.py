@@ -136,7 +136,7 @@ def test_exhausted_memory_in_a_step_names_the_batch_size(tmp_path):
         train(make(tmp_path), exhaust)
 
 
-def test_a_probe_that_answers_otherwise_than_at_the_run_s_beginning_does_not_count(tmp_path):
+def test_a_run_goes_on_in_the_precision_that_it_began_with_whatever_this_cpu_has(tmp_path):
     bf16 = Placement(torch.device("cpu"), torch.bfloat16, "")
     first = make(tmp_path, bf16)
     train(first, lambda trainer, step, micro: share_of(trainer, BATCH))

@@ -1,8 +1,13 @@
-"""Which device a run uses, which dtype its products run in, what to do when its memory ends, and the seeds."""
+"""Which device a run uses, which dtype its products run in, what to do when its memory ends, and the seeds.
 
-import time
+bf16 is used where the device has instructions for it. Nothing is timed, so the load of the machine changes no answer: on a CPU the rule is
+``BF16_INSTRUCTIONS``. All processes of a run use one precision, bf16 only if the device of each has it. On a CPU a run that goes on keeps
+the one that it began with. ``train.amp = False`` (or ``train.mixed_precision_type = "no"``) pins fp32, which every device has.
+"""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,8 +15,13 @@ from torch import Tensor
 
 from data.schemas import UserError
 from modules.runtime.heap import keep_freed_memory
+from modules.runtime.ranks import Ranks
 
 PRECISIONS = ("bf16", "fp16", "no")
+
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")
+"""A CPU that has one of these multiplies bf16 faster than fp32: Intel from Sapphire Rapids on, AMD from Zen 4 on (and Cooper Lake), Arm
+from Armv8.6 on. Without them bf16 products are emulated: slower than fp32 on AMD Zen 3. Not tried on Arm."""
 
 
 class Placement(NamedTuple):
@@ -28,43 +38,75 @@ class Placement(NamedTuple):
         return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype == torch.float16)
 
 
-def place(device: str, amp: bool, mixed_precision_type: str, own: torch.device | None = None) -> Placement:
+def place(device: str, amp: bool, mixed_precision_type: str, ranks: Ranks | None = None) -> Placement:
     """Decides device and autocast, and on a CPU lets the process keep the memory that it frees.
 
     Args:
         device: ``auto`` takes CUDA, then MPS, then the CPU; or a torch device string.
         amp: use mixed precision where the device is faster with it.
-        mixed_precision_type: ``bf16``, ``fp16`` (CUDA only) or ``no``.
-        own: the GPU that belongs to this one of several processes.
+        mixed_precision_type: ``bf16`` (on a CPU only where it has instructions for it), ``fp16`` (CUDA only) or ``no``.
+        ranks: the processes of the run, which all get the same precision; None where there is one process.
 
     Raises:
         UserError: a device that is not there, or a precision that it does not offer.
     """
     if mixed_precision_type not in PRECISIONS:
         raise UserError(f"train.mixed_precision_type is {mixed_precision_type!r}; it can be 'bf16', 'fp16' or 'no'")
-    chosen = own or _device(device)
+    chosen = (ranks.device if ranks is not None else None) or _device(device)
     if chosen.type == "cpu":
         keep_freed_memory()
     if not amp or mixed_precision_type == "no":
-        return Placement(chosen, None, f"{chosen}, fp32 (as asked)")
+        return Placement(chosen, None, f"{_name(chosen)}, fp32 (as asked)")
     if mixed_precision_type == "fp16":
         if chosen.type != "cuda":
             raise UserError(
                 f"train.mixed_precision_type = 'fp16' is for CUDA, and this run is on {chosen.type}, which is slow or imprecise at it; "
                 "set it to 'bf16', which is used where it is fast"
             )
-        return Placement(chosen, torch.float16, f"{torch.cuda.get_device_name(chosen)}, fp16 autocast with loss scaling")
-    if chosen.type == "cuda":
-        name = torch.cuda.get_device_name(chosen)
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            return Placement(chosen, None, f"{name}, fp32 (it has no bf16; train.mixed_precision_type = 'fp16' may be faster)")
-        return Placement(chosen, torch.bfloat16, f"{name}, bf16 autocast")
-    if chosen.type != "cpu":
-        return Placement(chosen, None, f"{chosen}, fp32")
-    gain = _bf16_gain()
-    if gain > 1.5:
-        return Placement(chosen, torch.bfloat16, f"CPU, {torch.get_num_threads()} threads, bf16 autocast (products {gain:.1f}x faster)")
-    return Placement(chosen, None, f"CPU, {torch.get_num_threads()} threads, fp32 (bf16 products run at {gain:.2f}x its speed here)")
+        return Placement(chosen, torch.float16, f"{_name(chosen)}, fp16 autocast with loss scaling")
+    fast, why = has_bf16(chosen)
+    answers = [answer for own in ranks.gather([fast]) for answer in own] if ranks is not None else [fast]
+    if all(answers):
+        return Placement(chosen, torch.bfloat16, f"{_name(chosen)}, bf16 autocast ({why})")
+    if fast:
+        why = f"the device of process {answers.index(False)} has no bf16"
+    return Placement(chosen, None, f"{_name(chosen)}, fp32 ({why})")
+
+
+class Bf16(NamedTuple):
+    fast: bool
+    why: str  # a few words
+
+
+def has_bf16(device: torch.device) -> Bf16:
+    """Whether a device has instructions for bf16; a property of its kind, the same at every call."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Bf16(True, "in hardware")
+        return Bf16(False, "it has no bf16; train.mixed_precision_type = 'fp16' may be faster")
+    if device.type != "cpu":
+        return Bf16(False, f"bf16 is not used on {device.type}")
+    found = [name for name in BF16_INSTRUCTIONS if name in cpu_instructions()]
+    if found and torch.backends.mkldnn.is_available():
+        return Bf16(True, f"it has {found[0]}; train.amp = False pins fp32")
+    return Bf16(False, "no bf16 instructions" if not found else "this build of torch does not use its bf16 instructions")
+
+
+def cpu_instructions() -> set[str]:
+    """Names of this CPU's instruction sets; a torch that does not tell them leaves Linux to, which has the same names."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, there in torch.cpu.get_capabilities().items() if there}
+    try:
+        return set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return set()
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
 
 
 def _device(name: str) -> torch.device:
@@ -78,21 +120,6 @@ def _device(name: str) -> torch.device:
             f"train.device = {name!r} is not here ({str(error).splitlines()[0]}); use 'auto', 'cuda', 'mps' or 'cpu'"
         ) from error
     return device
-
-
-def _bf16_gain() -> float:
-    """How many times faster this CPU multiplies in bf16 than in fp32; about 0.1 s."""
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.ones(512, 384, dtype=dtype), torch.ones(384, 384, dtype=dtype)
-        left @ right
-        best = float("inf")
-        for _ in range(3):
-            start = time.perf_counter()
-            left @ right
-            best = min(best, time.perf_counter() - start)
-        seconds[dtype] = best
-    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def set_seed(seed: int) -> None:

@@ -31,7 +31,10 @@ class Ranks:
     """This process among those of the run.
 
     Args:
-        device: "cpu" keeps all of them on CPUs; else each takes a GPU.
+        device: train.device. Each process takes a GPU, or all of them the CPU where that is asked for or CUDA is not there.
+
+    Raises:
+        UserError: a device that several processes cannot share, or that is not there.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -39,9 +42,14 @@ class Ranks:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+            gpus = torch.cuda.is_available()
+            if device.startswith("mps") or (device.startswith("cuda") and not gpus):
+                why = "is one device" if device.startswith("mps") else "is not here"
+                raise UserError(f"train.device = {device!r} {why}, and this run has several processes; use 'auto' or 'cpu'")
             # The RQ-VAE's first steps leave its codebooks out.
             handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=PATIENCE)]
-            self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=handlers)
+            # Told to look for itself, accelerate leaves processes without a GPU unconnected: each would be the first of one.
+            self._accelerator = Accelerator(cpu=device == "cpu" or not gpus, mixed_precision="no", kwargs_handlers=handlers)
             self.index, self.count = self._accelerator.process_index, self._accelerator.num_processes
 
     @property
@@ -51,10 +59,8 @@ class Ranks:
 
     @property
     def device(self) -> torch.device | None:
-        """The GPU of this process; None where there is one process, or none has a GPU."""
-        if self._accelerator is None or self._accelerator.device.type == "cpu":
-            return None
-        return self._accelerator.device
+        """The GPU of this one of several processes, or their CPU; None where there is one process, which may choose."""
+        return None if self._accelerator is None else self._accelerator.device
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over the processes; itself where there is one."""

@@ -21,12 +21,11 @@ from filelock import FileLock, Timeout
 
 from data.io.files import write_whole
 from data.schemas import UserError
+from data.shell import command
 from evaluate.plots import png
 from modules.runtime.checkpoint import WEIGHTS, checkpoints
 from modules.runtime.config.declaration import declared_options
 from modules.runtime.config.main import ROOT, config_text
-from modules.runtime.options.decoder import DecoderOptions
-from modules.runtime.options.rqvae import RqVaeOptions
 from modules.runtime.ranks import Ranks
 from modules.runtime.tracker import Tracker, start_tracker
 
@@ -34,9 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOG, METRICS = "log.jsonl", "metrics.json"
-DECLARED = {**declared_options(RqVaeOptions), **declared_options(DecoderOptions)}
-PATHS = {name for name, declared in DECLARED.items() if declared.metadata["path"]}
-NOT_COMPARED = {name for name, declared in DECLARED.items() if declared.metadata["may_differ"]}
+DATA = declared_options(DataOptions).keys() - {"force_dataset_process"}
+"""Options that both stages have and that say what the data is."""
 
 
 class Run:
@@ -119,8 +117,20 @@ class Run:
     def describe(self) -> str:
         """Where the run is and how it begins, for the start's lines."""
         begins = "goes on" if checkpoints(self.folder) else "new"
-        script = Path(sys.argv[0]).name
-        return f"{self.folder} ({begins}; once interrupted, it goes on by: python {script} {self.folder / 'config.gin'})"
+        return f"{self.folder} ({begins}; once interrupted, it goes on by: {self.command()})"
+
+    def command(self) -> str:
+        """What to type for the run to go on."""
+        return command(Path(sys.argv[0]).name, self.folder / "config.gin")
+
+    def stage_two_command(self) -> str:
+        """What to type for stage 2 on the codes of this run: the config beside this one's that has its name, and the data given with it."""
+        given = sys.argv[1:]
+        own = next((Path(word) for word in given if word.endswith(".gin") and "=" not in word), Path())
+        pair = own.with_name(own.name.replace("rqvae", "decoder", 1)) if own.name.startswith("rqvae") else None
+        config = pair if pair is not None and pair.exists() else "CONFIG"
+        data = [word for word in given if word.partition("=")[0].removeprefix("--").removeprefix("train.") in DATA]
+        return command("train_decoder.py", config, *data, f"pretrained_rqvae_path={self.folder}")
 
     def log(self, **figures: object) -> None:
         """Appends a line to log.jsonl."""

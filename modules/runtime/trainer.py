@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -111,8 +110,10 @@ class Trainer:
                 f"{self.run.folder} was trained with batches of {own['batch_size']:.0f} over all processes, which would now be "
                 f"{self.plan.batch_size}; set train.split_batches = True (train.batch_size is then that of all processes together)"
             )
+        kept = ""
         if self.placement.device.type == "cpu" and bool(own["bf16"]) != (self.placement.autocast_dtype is not None):
-            # A probe near its threshold may answer otherwise than it did when the run began.
+            # This CPU, or that of another process, is not of the kind that the run began on.
+            kept = f", in {'bf16' if own['bf16'] else 'fp32'} as it began"
             self.placement = self.placement._replace(autocast_dtype=torch.bfloat16 if own["bf16"] else None)
         self.seconds, sums = own["seconds"], resumed.state["sums"]
         if "loss" in sums or not own["summed"]:  # an earlier version numbered the parts; the log's next line then leaves them out
@@ -121,7 +122,7 @@ class Trainer:
         self.state = {name: float(value) for name, value in resumed.state["script"].items() if not isinstance(value, list)}
         if self.ranks.main:
             restore_best(self.run.folder, resumed.folder)
-            print(f"resumed  from step {resumed.step} ({resumed.folder.name})", flush=True)
+            print(f"resumed  from step {resumed.step} ({resumed.folder.name}){kept}", flush=True)
 
     @property
     def learning_rate(self) -> float:
@@ -219,8 +220,7 @@ class Trainer:
         return int(self.ranks.total(torch.tensor(self._signal.number, device=self.placement.device)).clamp_max(15).item())
 
     def _interrupted(self, number: int) -> Interrupted:
-        command = f"python {Path(sys.argv[0]).name} {self.run.folder / 'config.gin'}"
-        return Interrupted(number, f"stopped, saved at step {self._saved}; it goes on from there by: {command}")
+        return Interrupted(number, f"stopped, saved at step {self._saved}; it goes on from there by: {self.run.command()}")
 
     def interruption_point(self) -> None:
         """Ends a long evaluation when a signal came: its step is saved already, and a continuation begins with it."""

@@ -69,8 +69,10 @@ class RunOptions(Options):
     keep_checkpoints: Count = option(2, "how many checkpoints stay, the newest ones; the best weights stay besides.", may_differ=True)
     wandb_logging: bool = option(False, "show the run's figures on Weights & Biases too; offline where there is no key.", may_differ=True)
     wandb_project: Text = option("tiger", "its project there.", may_differ=True)
-    amp: bool = option(True, "mixed precision where the device is faster with it (a short probe decides on a CPU).")
-    mixed_precision_type: Literal["bf16", "fp16", "no"] = option("bf16", "bf16, fp16 (CUDA only, with loss scaling) or no.")
+    amp: bool = option(True, "mixed precision where the device has instructions for it; False is fp32 on every machine.")
+    mixed_precision_type: Literal["bf16", "fp16", "no"] = option(
+        "bf16", "bf16 (where the device has instructions for it), fp16 (CUDA only, with loss scaling) or no."
+    )
     device: Device = option("auto", "auto, cuda, mps or cpu.", may_differ=True)
     seed: Seed = option(0, "fixes everything random.")
 
