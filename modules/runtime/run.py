@@ -26,6 +26,9 @@ from evaluate.plots import png
 from modules.runtime.checkpoint import WEIGHTS, checkpoints
 from modules.runtime.config.declaration import declared_options
 from modules.runtime.config.main import ROOT, config_text
+from modules.runtime.options.decoder import DecoderOptions
+from modules.runtime.options.groups import DataOptions
+from modules.runtime.options.rqvae import RqVaeOptions
 from modules.runtime.ranks import Ranks
 from modules.runtime.tracker import Tracker, start_tracker
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOG, METRICS = "log.jsonl", "metrics.json"
+DECLARED = {**declared_options(RqVaeOptions), **declared_options(DecoderOptions)}
+PATHS = {name for name, declared in DECLARED.items() if declared.metadata["path"]}
+NOT_COMPARED = {name for name, declared in DECLARED.items() if declared.metadata["may_differ"]}
 DATA = declared_options(DataOptions).keys() - {"force_dataset_process"}
 """Options that both stages have and that say what the data is."""
 
