@@ -39,10 +39,10 @@ class BeamStates:
 
     def __call__(self, level: int, parents: Tensor | None, codes: Tensor | None) -> Tensor:
         """States [B, W, D] of the beams that are asked about; see modules.decoding.Beams for the arguments."""
-        x = self.levels[level].expand(len(self.memory[0].keys), 1, -1)
+        x = self.levels[level].expand(self.memory[0].keys.shape[0], 1, -1)
         if codes is not None and parents is not None:
             x = x + self.embedding.level(codes, level - 1)
-            rows = _rows(parents, len(self.past[0][0]))
+            rows = _rows(parents, self.past[0][0].shape[0])
             self.past = [[code.index_select(0, rows) for code in layer] for layer in self.past]
         x, self.past = self.decoder.step(self.cast(x), self.memory, self.past, self.cross_bias)
         return x
@@ -50,5 +50,5 @@ class BeamStates:
 
 def _rows(parents: Tensor, num_rows: int) -> Tensor:
     """Where each of the beams that continue ``parents`` [B, W'] finds its past among ``num_rows`` = B x W rows -> [B x W']."""
-    batch = len(parents)
+    batch = parents.shape[0]
     return (torch.arange(batch, device=parents.device).unsqueeze(1) * (num_rows // batch) + parents).flatten()

@@ -234,7 +234,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
             self.tree.check(trie)
             table = self.items.table() if self.items is not None and self.config.tie_nodes else None
             scorer = TreeScorer(states, self.tree, self.heads, self.tree.node_vectors(table))
-        return beam_search(scorer, trie, len(batch.user_ids), beam_size, seen, tuple_depth, temperature, generator, ranking, among)
+        return beam_search(scorer, trie, batch.user_ids.shape[0], beam_size, seen, tuple_depth, temperature, generator, ranking, among)
 
 
 def _given(items: Tensor | None) -> Tensor:

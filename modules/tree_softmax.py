@@ -27,6 +27,9 @@ TOGETHER = 8
 SLICE = 1 << 24
 """Numbers that are gathered at a time where shapes must not depend on data: 64 MiB in fp32."""
 
+EXPORTED_SLOTS = 8
+"""Children of each row that an exported program gathers at a time: it is made for any number of rows."""
+
 
 class NodeVectors(NamedTuple):
     """The vectors of the nodes of one depth, as one step or one search uses them."""
@@ -234,7 +237,7 @@ def _ragged_products(x: Tensor, table: NodeVectors, first: Tensor, number: Tenso
 
 def _products(x: Tensor, table: NodeVectors, children: Tensor) -> Tensor:
     """x . e of the children [R, M], a slice of slots at a time: shapes depend on no value."""
-    width = max(1, SLICE // max(1, x.numel()))
+    width = EXPORTED_SLOTS if torch.compiler.is_compiling() else max(1, SLICE // max(1, x.numel()))
     vectors = table.vectors.to(x.dtype)
     parts = [(vectors[table.row[part]] @ x.unsqueeze(-1)).squeeze(-1) for part in children.split(width, dim=1)]
     return torch.cat(parts, dim=1).float()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import data.processed
+import data.batches
 import train_decoder
 import train_rqvae
 from data.corpus import Histories
@@ -15,6 +15,7 @@ from data.item_embeddings import load_embeddings
 from data.processed import DataConfig, RecDataset, SeqData, load_corpus
 from data.schemas import UserError
 from data.splits import Split, leave_one_out
+from modules.input_norm import InputNormalizer
 from modules.rqvae import RqVae
 from modules.runtime.rows import split_rows
 from modules.runtime.trainer import Trainer
@@ -164,8 +165,9 @@ def test_held_out_items_are_seen_by_no_step_of_the_training(
 
         monkeypatch.setattr(kind, name, watched)
 
-    for name in ("fit_normalizer", "autoencoding_loss", "forward", "kmeans_init"):
+    for name in ("autoencoding_loss", "forward", "start_codebooks"):
         watch(RqVae, name)
+    watch(InputNormalizer, "fit")
     watch(DirectTokenizer, "fit")
     run_rqvae(trained, "do_eval=True", f"tokenizer={tokenizer}", "iterations=90", f"save_dir_root={tmp_path}")
     training, _ = split_rows(ITEMS, True, 0)
@@ -191,7 +193,7 @@ def test_a_split_that_leaks_is_noticed_whoever_made_it(leak: str, monkeypatch: p
         return split._replace(train=whole)
 
     assert len(SeqData(histories, 5).split.train.item_ids) == 5
-    monkeypatch.setattr(data.processed, "leave_one_out", leaking)
+    monkeypatch.setattr(data.batches, "leave_one_out", leaking)
     with pytest.raises(AssertionError, match="leak check"):
         SeqData(histories, 5)
 
