@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from data.schemas import PAD, UserError
-from modules.runtime.hub import find_snapshot
-from modules.runtime.retriever import Retriever, load_retriever, user_row
-from modules.runtime.searcher import Searcher
+from modules.runtime.runs.hub import find_snapshot
+from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.stage2_run import Retriever, load_retriever, user_row
 
 
 def main(argv: Sequence[str] | None = None) -> int:

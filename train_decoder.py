@@ -22,25 +22,25 @@ from torch import nn
 from data.corpus import Corpus
 from data.processed import SeqData, load_corpus
 from data.shell import command
+from evaluate.evaluation import evaluation_report
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.rankers import Ranker, counted_rankers
-from evaluate.report import evaluation_report
 from modules.catalogue import Catalogue
 from modules.model import EncoderDecoderRetrievalModel
-from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
-from modules.runtime.coders import refuse_contradictions
 from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
-from modules.runtime.device import Placement, memory_advice, place, set_seed
-from modules.runtime.hub import find_snapshot, push
-from modules.runtime.judge import Evaluator, Part, Protocol
+from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
 from modules.runtime.options.decoder import DecoderOptions
-from modules.runtime.ranks import Ranks
-from modules.runtime.retriever import Retriever, SearchSettings, describe_retriever, precision_name, record_search
-from modules.runtime.run import Run
-from modules.runtime.searcher import Searcher
-from modules.runtime.sequences import split_sequences
-from modules.runtime.trainer import LossShare, Plan, Trainer
+from modules.runtime.runs.hub import find_snapshot, push
+from modules.runtime.runs.run import Run
+from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.sequences import split_sequences
+from modules.runtime.runs.stage1_run import refuse_contradictions
+from modules.runtime.runs.stage2_run import Retriever, SearchSettings, precision_name, record_search, write_stage2_files
+from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
+from modules.runtime.training.device import Placement, memory_advice, place, set_seed
+from modules.runtime.training.processes import Ranks
+from modules.runtime.training.trainer import LossShare, Plan, Trainer
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -79,7 +79,7 @@ def train(options: DecoderOptions) -> None:
         if pretrained:
             load_weights(model, pretrained / WEIGHTS)
         if ranks.main:
-            describe_retriever(run.folder, options.model, tokenizer, corpus.titles, corpus.user_keys, run.begun)
+            write_stage2_files(run.folder, options.model, tokenizer, corpus.titles, corpus.user_keys, run.begun)
         plan = make_plan(options, ranks)
         steps, epoch = plan.iterations, data.steps_per_epoch(plan.batch_size) / plan.gradient_accumulate_every
         stacks = f"{options.attn_layers} encoder + {options.attn_layers} decoder layers of width {options.decoder_embed_dim}"

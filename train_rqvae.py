@@ -32,22 +32,22 @@ from data.splits import leave_one_out, split_hash
 from data.statistics import statistics
 from distributions.gumbel import annealed_temperature
 from evaluate.codebook import CodebookHealth, codebook_health
-from evaluate.doctor import collapse_warnings, diagnose, few_items_warning
+from evaluate.diagnosis import collapse_warnings, diagnose, few_items_warning
 from evaluate.plots import loss_plot
 from evaluate.quality import quality_values
 from init.kmeans import Shard
-from modules.runtime.appraise import appraise, mean_reconstruction, reconstruction_sum
-from modules.runtime.checkpoint import WEIGHTS, load_weights, save_weights
-from modules.runtime.coders import describe_stage_one, described_tokenizer
 from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
-from modules.runtime.device import Placement, memory_advice, on_device, place, set_seed
-from modules.runtime.hub import find_snapshot, push
+from modules.runtime.evaluation.tokenizer_evaluation import evaluate_tokenizer, mean_reconstruction, reconstruction_sum
 from modules.runtime.options.rqvae import RqVaeOptions
-from modules.runtime.ranks import Ranks
-from modules.runtime.rows import index_batches, split_rows, where_it_fits
-from modules.runtime.run import Run
-from modules.runtime.trainer import LossShare, Plan, Trainer
+from modules.runtime.runs.hub import find_snapshot, push
+from modules.runtime.runs.run import Run
+from modules.runtime.runs.stage1_run import described_tokenizer, write_stage1_config
+from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
+from modules.runtime.training.device import Placement, memory_advice, on_device, place, set_seed
+from modules.runtime.training.item_batches import index_batches, split_rows, where_it_fits
+from modules.runtime.training.processes import Ranks
+from modules.runtime.training.trainer import LossShare, Plan, Trainer
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.autoencoder import Autoencoder
 from modules.tokenizer.base import ItemTokenizer
@@ -73,7 +73,7 @@ def train(options: RqVaeOptions) -> None:
         with ranks.main_first():
             corpus = load_corpus(options.data)
             items = load_vectors(options, corpus, placement.device)
-        describe_stage_one(run, options.model, items)
+        write_stage1_config(run, options.model, items)
         rows = split_rows(len(items.keys), options.do_eval, options.seed)
         training = items.embeddings if rows.training is None else items.embeddings[rows.training]
         held_out = None if rows.held_out is None else items.embeddings[rows.held_out]
@@ -189,7 +189,7 @@ def fit(
     start = options.autoencoder_steps if options.pretrained_rqvae_path is None else 0  # of the quantizer
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=options.weight_decay, fused=True)
     shard, size = Shard(ranks.index, ranks.count, ranks.total), min(plan.batch_size, len(items))
-    upkeep = model.upkeep(optimizer, start, plan.iterations, size, plan.seed, shard)
+    codebook_updates = model.codebook_updates(optimizer, start, plan.iterations, size, plan.seed, shard)
 
     def temperature(step: int) -> float | None:
         if step < start:
@@ -218,7 +218,7 @@ def fit(
                 own = rows(step * plan.gradient_accumulate_every + micro)[ranks.index :: ranks.count]
                 return trainer.objective(on_device(items.index_select(0, own), placement.device), temperature(step))
 
-            upkeep.begin(step)
+            codebook_updates.begin(step)
             trainer.update(step, share)
     return trainer.seconds
 
@@ -298,7 +298,7 @@ def finish(
         raise UserError(f"training ended with collapsed codebooks: {' '.join(problems)} train.allow_collapse = True keeps the result")
     reconstruction = mean_reconstruction(coder, items.embeddings, codes)
     histories = leave_one_out(corpus.histories).train
-    quality, pictures = appraise(coder, tokenizer, items.embeddings, held_out, items.titles, corpus.categories, histories, seed)
+    quality, pictures = evaluate_tokenizer(coder, tokenizer, items.embeddings, held_out, items.titles, corpus.categories, histories, seed)
     metrics: dict[str, object] = {
         "data": dict(described),
         **quality_values(quality),

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.timing import save, table
 from data.schemas import UserError
-from modules.runtime.judge import Evaluator
-from modules.runtime.searcher import Searcher
+from modules.runtime.evaluation.evaluator import Evaluator
+from modules.runtime.runs.searcher import Searcher
 
 BEAMS = (10, 20, 50, 100)
 

@@ -9,7 +9,7 @@ import torch
 from data.corpus import Histories
 from data.processed import DataConfig, RecDataset, load_corpus
 from modules.model import DecoderConfig
-from modules.runtime.device import Placement, place
+from modules.runtime.training.device import Placement, place
 from modules.tokenizer.semids import SemanticIdTokenizer
 
 PAPER_SHAPE = DecoderConfig(embed_dim=128, attn_dim=384, num_heads=6, num_layers=4, ff_dim=1024)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.timing import save, table
 from data.schemas import UserError
-from evaluate.report import Evaluation, paired_gain
-from modules.runtime.judge import Evaluator
+from evaluate.evaluation import Evaluation, paired_gain
+from modules.runtime.evaluation.evaluator import Evaluator
 
 METRICS = ("recall@10", "ndcg@10")
 

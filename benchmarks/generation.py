@@ -20,7 +20,7 @@ from benchmarks.products import recorded, replay
 from benchmarks.timing import compare, save, table
 from data.processed import SeqData
 from modules.model import EncoderDecoderRetrievalModel
-from modules.runtime.checkpoint import WEIGHTS, load_weights
+from modules.runtime.training.checkpoint import WEIGHTS, load_weights
 
 USERS = 64
 

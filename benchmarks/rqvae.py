@@ -40,12 +40,12 @@ from data.item_embeddings import load_embeddings
 from init.kmeans import kmeans
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.config.declaration import filled
-from modules.runtime.device import Placement, on_device, place
 from modules.runtime.options.rqvae import RqVaeOptions
-from modules.runtime.ranks import Ranks
-from modules.runtime.rows import index_batches
-from modules.runtime.run import Run, environment
-from modules.runtime.trainer import LossShare, Plan, Trainer
+from modules.runtime.runs.run import Run, environment
+from modules.runtime.training.device import Placement, on_device, place
+from modules.runtime.training.item_batches import index_batches
+from modules.runtime.training.processes import Ranks
+from modules.runtime.training.trainer import LossShare, Plan, Trainer
 from modules.tokenizer.semids import collision_codes, seeded_order
 from train_rqvae import Objective
 
@@ -82,7 +82,7 @@ def our_step(items: Tensor, placement: Placement, folder: str) -> Callable[[], N
     plan = filled(Plan, RqVaeOptions(iterations=FOREVER, save_model_every=FOREVER, batch_size=BATCH), factor=lambda step: 1.0)
     run = Run(folder, "run", {"resume": False, "run_name": None})
     trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, Ranks(), {})
-    upkeep = model.upkeep(optimizer, 0, FOREVER, BATCH)
+    codebook_updates = model.codebook_updates(optimizer, 0, FOREVER, BATCH)
     rows, steps = index_batches(len(items), BATCH, 0, items.device), iter(range(FOREVER))
 
     def share(micro: int, step: int) -> LossShare:
@@ -90,7 +90,7 @@ def our_step(items: Tensor, placement: Placement, folder: str) -> Callable[[], N
 
     def update() -> None:
         step = next(steps)
-        upkeep.begin(step)
+        codebook_updates.begin(step)
         trainer.update(step, lambda micro: share(micro, step))
 
     return update

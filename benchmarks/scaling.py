@@ -19,7 +19,7 @@ from benchmarks.beauty import PAPER_SHAPE
 from benchmarks.timing import RESULTS, medians, save, table
 from data.schemas import TokenizedSeqBatch
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
-from modules.runtime.device import place
+from modules.runtime.training.device import place
 from modules.tokenizer.collisions import collision_codes
 from modules.tokenizer.trie import PrefixTrie
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from modules.runtime.run import environment
+from modules.runtime.runs.run import environment
 
 RESULTS = Path(__file__).parent / "results"
 Job = Callable[[], object]

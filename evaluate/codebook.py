@@ -1,7 +1,7 @@
 """Health of the codebooks: how many codes are in use, how evenly, how the tree of codes branches, how many items share their codes.
 
 Usage and entropy are alarms, not selectors: a codebook can look healthy and still make poor semantic IDs (evaluate/semantics.py). What to
-do about an alarm stands in evaluate/doctor.py.
+do about an alarm stands in evaluate/diagnosis.py.
 Shape letters: I items, L levels, K codebook size, D width of the codewords, E of the item vectors, G distinct code tuples.
 """
 

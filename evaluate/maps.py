@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from evaluate.codebook import prefix_nodes
+from evaluate.console import shorten
 from evaluate.plots import COLOURS, MARKERS, panels
 from evaluate.prefixes import branch
 from evaluate.semantics import sample_rows
-from evaluate.tables import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from data.schemas import UserError
 from evaluate.codebook import code_counts, codebook_health, collision_groups
+from evaluate.evaluation import Evaluation, check_one_part
 from evaluate.metrics import bootstrap_interval, per_user_metrics
-from evaluate.report import Evaluation, check_one_part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

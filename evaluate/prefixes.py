@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evaluate.codebook import prefix_nodes
-from evaluate.tables import WIDTH, shorten
+from evaluate.console import WIDTH, shorten
 
 FEWEST, MOST = 10, 25
 """Items of a branch that a reader takes in at once."""

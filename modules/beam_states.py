@@ -38,7 +38,7 @@ class BeamStates:
         self.past: list[list[Tensor]] = [[] for _ in memory]
 
     def __call__(self, level: int, parents: Tensor | None, codes: Tensor | None) -> Tensor:
-        """States [B, W, D] of the beams that are asked about; see modules.decoding.Beams for the arguments."""
+        """States [B, W, D] of the beams that are asked about; see modules.beam_search.Beams for the arguments."""
         x = self.levels[level].expand(self.memory[0].keys.shape[0], 1, -1)
         if codes is not None and parents is not None:
             x = x + self.embedding.level(codes, level - 1)

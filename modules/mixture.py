@@ -43,7 +43,7 @@ def softmax_masses(items: Tensor, scores: Tensor, background: Tensor, left: Tens
 
 
 class Mixture:
-    """Ranks the nodes of a search by the mixture; a modules.decoding.Ranking.
+    """Ranks the nodes of a search by the mixture; a modules.beam_search.Ranking.
 
     Args:
         trie: the searched one.

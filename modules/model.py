@@ -16,11 +16,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from data.schemas import TokenizedSeqBatch, UserError
+from modules.beam_search import ChildScorer, CodebookScorer, Ranking, SearchResult, beam_search
 from modules.beam_states import BeamStates
 from modules.catalogue import Catalogue
 from modules.code_losses import codebook_loss
 from modules.decoder_config import DecoderConfig as DecoderConfig
-from modules.decoding import ChildScorer, CodebookScorer, Ranking, SearchResult, beam_search
 from modules.distill import TeacherShares
 from modules.embedding import USER_TOKEN, HashedUserEmbedding, ItemDistanceBias, SemanticIdEmbedding
 from modules.item_head import item_head_loss, reads_all_items

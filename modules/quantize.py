@@ -2,8 +2,8 @@
 
 Three switches change what a codebook is: cosine in place of squared distance; SimVQ (Zhu et al. 2024, arXiv 2411.02038), a frozen codebook
 behind one learned linear map, so that every code moves whenever one is used; codewords of length 1 (Yu et al. 2021, arXiv 2110.04627).
-Two more change how it learns, between the steps of the optimizer (modules/upkeep.py): moving averages in place of a gradient, and new
-values for codes that no item uses. One changes how a training batch is assigned (modules/sinkhorn.py).
+Two more change how it learns, between the steps of the optimizer (modules/codebook_updates.py): moving averages in place of a
+gradient, and new values for codes that no item uses. One changes how a training batch is assigned (modules/sinkhorn.py).
 Shape letters: B batch, N items, D width, K codebook size.
 """
 
@@ -39,7 +39,7 @@ class QuantizeOutput(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a codebook quantized in a training step, for the upkeep after it."""
+    """What a codebook quantized in a training step, for the codebook_updates after it."""
 
     residuals: Tensor  # [B, D]
     codes: Tensor  # [B] int64
@@ -64,9 +64,9 @@ class Quantize(nn.Module):
         balance: epsilon of Sinkhorn's algorithm where it assigns training batches; None takes nearest codes.
 
     Attributes:
-        uses: [K], only if ``revived``: items that took each code since the upkeep last looked.
+        uses: [K], only if ``revived``: items that took each code since the codebook_updates last looked.
         average_counts, average_sums: [K] and [K, D], only if ``averaged``: items a batch of each code, and the sum of their residuals.
-        seen: training batches since the last step of the optimizer, if the upkeep needs them.
+        seen: training batches since the last step of the optimizer, if the codebook_updates needs them.
         shard: this process among those that share each batch.
     """
 

@@ -15,12 +15,12 @@ from torch.nn.functional import normalize
 
 from data.schemas import UserError
 from init.kmeans import ALONE, Shard
+from modules.codebook_updates import CodebookUpdates
 from modules.gradients import detached_sum, rotation_trick, straight_through
 from modules.loss import codebook_loss, commitment_loss
 from modules.quantize import DISTANCES, Quantize, QuantizeForwardMode
 from modules.sinkhorn import colliding, spread_collisions
 from modules.tokenizer.autoencoder import Autoencoder, AutoencoderConfig, TrainingLoss
-from modules.upkeep import Upkeep
 
 SINKHORN = ("none", "training", "last_level")
 """Where codes are balanced: nowhere; in training, at every level; at the last level, in training and among the items that collide."""
@@ -162,11 +162,11 @@ class RqVae(Autoencoder):
         else:
             self.sample_init(items, seed, shard)
 
-    def upkeep(
+    def codebook_updates(
         self, optimizer: torch.optim.Optimizer, first: int, iterations: int, batch_size: int, seed: int = 0, shard: Shard = ALONE
-    ) -> Upkeep:
+    ) -> CodebookUpdates:
         remedies = self.config.dead_code_steps, self.config.ema_decay
-        return Upkeep(self.codebook_levels(), optimizer, first, iterations, batch_size, seed, shard, *remedies)
+        return CodebookUpdates(self.codebook_levels(), optimizer, first, iterations, batch_size, seed, shard, *remedies)
 
     def codebook_levels(self) -> list[Quantize]:
         """The levels, as what they are."""

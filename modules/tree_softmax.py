@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from data.schemas import PAD
-from modules import decoding
+from modules import beam_search
 from modules.catalogue import Catalogue
 from modules.code_losses import children_loss
 from modules.distill import TeacherShares
@@ -118,7 +118,7 @@ class TreeSoftmax(nn.Module):
         children = torch.where(exists, first.unsqueeze(1) + slots, 0)
         scores = codes.gather(1, trie.code(depth + 1, children)).float()
         if table is not None:
-            ragged = decoding.may_wait(x.device)
+            ragged = beam_search.may_wait(x.device)
             scores = scores + (_ragged_products(x, table, first, number, len(slots)) if ragged else _products(x, table, children))
         return scores.masked_fill(~exists, -torch.inf)
 
@@ -174,11 +174,11 @@ class StatesFunction(Protocol):
     """The decoder as a search sees it."""
 
     def __call__(self, level: int, parents: Tensor | None, codes: Tensor | None) -> Tensor:
-        """Decoder states [B, W, D] of the beams that are asked about; see modules.decoding.Beams for the arguments."""
+        """Decoder states [B, W, D] of the beams that are asked about; see modules.beam_search.Beams for the arguments."""
 
 
 class TreeScorer:
-    """The softmax over existing children as the search asks for it; a modules.decoding.ChildScorer.
+    """The softmax over existing children as the search asks for it; a modules.beam_search.ChildScorer.
 
     Args:
         states: the decoder.
@@ -193,7 +193,7 @@ class TreeScorer:
     def among_children(self, depth: int) -> bool:
         return True
 
-    def __call__(self, beams: decoding.Beams, children: decoding.Offspring) -> Tensor:
+    def __call__(self, beams: beam_search.Beams, children: beam_search.Offspring) -> Tensor:
         x = self.states(beams.depth, beams.parents, beams.codes)
         logits = self.tree.logits(x.flatten(0, 1), self.heads[beams.depth], beams.depth, beams.nodes.flatten(), self.vectors)
         return torch.log_softmax(logits, dim=-1).reshape(children.nodes.shape)

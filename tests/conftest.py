@@ -68,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def trained_retriever(trained: Path):
     """The finished decoder run, as it is asked for items."""
-    from modules.runtime.retriever import load_retriever
+    from modules.runtime.runs.stage2_run import load_retriever
 
     return load_retriever(trained / "decoder" / "beauty")
 

@@ -24,7 +24,7 @@ import numpy as np
 
 import data.item_embeddings
 import data.sources.p5
-import modules.runtime.run
+import modules.runtime.runs.run
 import train_decoder
 import train_rqvae
 from modules.runtime.config.main import run_script
@@ -139,7 +139,7 @@ def main() -> None:
     data.item_embeddings._load_encoder = lambda *arguments: Encoder()
     # Drawing takes as long as such a run; the files are written all the same.
     train_rqvae.codebook_plot = train_rqvae.loss_plot = train_decoder.loss_plot = train_decoder.recall_plot = lambda *arguments: None
-    modules.runtime.run.png = lambda figure: b"a picture"
+    modules.runtime.runs.run.png = lambda figure: b"a picture"
     rqvae = root / "rqvae" / "run"
     if stage == "decoder":
         assert fork("rqvae", rqvae.parent, rqvae).code == 0, (rqvae.parent / "stderr.txt").read_text()

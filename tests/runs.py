@@ -11,8 +11,8 @@ import pytest
 
 import train_decoder
 import train_rqvae
-from modules.runtime import trainer
 from modules.runtime.config.main import run_script
+from modules.runtime.training import trainer
 from tests.synthetic import write_embeddings, write_p5
 
 ITEMS, USERS = 120, 400

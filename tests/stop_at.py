@@ -6,8 +6,8 @@ import sys
 
 import train_decoder
 import train_rqvae
-from modules.runtime import trainer
 from modules.runtime.config.main import run_script
+from modules.runtime.training import trainer
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from data.schemas import UserError
-from modules.runtime.checkpoint import (
+from modules.runtime.training.checkpoint import (
     checkpoints,
     load_weights,
     restore_best,

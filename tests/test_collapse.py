@@ -25,19 +25,19 @@ def vectors(number: int = 600, width: int = 128, clusters: int = 120, spread: fl
 
 
 def trained(items: Tensor, warm_up: int = 80, steps: int = 100, start: str = "kmeans", **changes: object) -> RqVae:
-    """A short training as the script does it: warm-up, start of the codebooks, quantizer, upkeep."""
+    """A short training as the script does it: warm-up, start of the codebooks, quantizer, codebook_updates."""
     torch.manual_seed(0)
     shape = {"input_dim": items.shape[1], "embed_dim": 16, "hidden_dims": (64,), "codebook_size": 64, "dead_code_steps": DEAD_CODE_STEPS}
     model = RqVae(RqVaeConfig(**{**shape, **changes}))
     model.normalizer.fit(items)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    upkeep = model.upkeep(optimizer, warm_up, warm_up + steps, batch_size=256)
+    codebook_updates = model.codebook_updates(optimizer, warm_up, warm_up + steps, batch_size=256)
     generator = torch.Generator().manual_seed(0)
     for step in range(warm_up + steps):
         if step == warm_up and start != "none":
             {"kmeans": model.kmeans_init, "sample": model.sample_init}[start](items, seed=0)
         batch = items[torch.randint(len(items), (256,), generator=generator)]
-        upkeep.begin(step)
+        codebook_updates.begin(step)
         optimizer.zero_grad()
         (model.autoencoding_loss(batch) if step < warm_up else model(batch).loss).backward()
         optimizer.step()

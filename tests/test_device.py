@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from data.schemas import UserError
-from modules.runtime import device as devices
-from modules.runtime.device import BF16_INSTRUCTIONS, cpu_instructions, has_bf16, memory_advice, place, seed_step
-from modules.runtime.ranks import Ranks
+from modules.runtime.training import device as devices
+from modules.runtime.training.device import BF16_INSTRUCTIONS, cpu_instructions, has_bf16, memory_advice, place, seed_step
+from modules.runtime.training.processes import Ranks
 
 CPU = torch.device("cpu")
 

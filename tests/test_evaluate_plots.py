@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 from data.schemas import UserError
+from evaluate.evaluation import Evaluation, evaluate_lists
 from evaluate.plots import codebook_plot, loss_plot, png, recall_plot
-from evaluate.report import Evaluation, evaluate_lists
 from tests.test_imports import ROOT
 
 

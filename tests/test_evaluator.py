@@ -16,9 +16,9 @@ from evaluate.metrics import tie_order
 from evaluate.rankers import Ranker, counted_rankers
 from modules.embedding import ItemDistanceBias
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
-from modules.runtime.judge import Evaluator, Protocol
-from modules.runtime.retriever import Retriever, SearchSettings
-from modules.runtime.searcher import Searcher
+from modules.runtime.evaluation.evaluator import Evaluator, Protocol
+from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.stage2_run import Retriever, SearchSettings
 from modules.tokenizer.collisions import collision_codes
 from modules.tokenizer.semids import SemanticIdTokenizer, TokenizerInfo
 from tests.slow_evaluator import History, SlowModel, cases, code_figures, figures, markov, most_popular, rank_of, tie_ranks, training_part

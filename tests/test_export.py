@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from data.schemas import PAD
-from modules.runtime import export
-from modules.runtime.export import COMPILERS, main
-from modules.runtime.retriever import load_retriever
-from modules.runtime.searcher import Searcher
+from modules.runtime.runs import export
+from modules.runtime.runs.export import COMPILERS, main
+from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.stage2_run import load_retriever
 from tests.test_searcher import cut_off, evaluated_in, invented
 
 SERVICE = """

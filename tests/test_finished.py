@@ -10,9 +10,9 @@ import torch
 from benchmarks import beams, compare
 from data.schemas import UserError
 from evaluate.rankers import CodeRanker, Ranker, counted_rankers
-from modules.runtime.finished import open_finished
-from modules.runtime.judge import Evaluator
-from modules.runtime.searcher import Searcher
+from modules.runtime.evaluation.evaluator import Evaluator
+from modules.runtime.runs.finished import open_finished
+from modules.runtime.runs.searcher import Searcher
 from tests.runs import ITEMS, USERS, run_decoder
 from tests.synthetic import write_p5
 
@@ -100,7 +100,7 @@ def test_a_new_baseline_is_a_class_of_a_name_and_a_list(trained_data, trained_re
         def recommend(self, batch, k: int, filter_history: bool) -> torch.Tensor:
             return torch.nn.functional.pad(batch.item_ids.flip(1)[:, :k], (0, max(0, k - batch.item_ids.shape[1])), value=-1)
 
-    from modules.runtime.judge import Protocol
+    from modules.runtime.evaluation.evaluator import Protocol
 
     ranker: Ranker = Backwards()
     assert not isinstance(ranker, CodeRanker)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from data.schemas import UserError
 from evaluate.codebook import codebook_health
-from modules.runtime.checkpoint import load_weights, save_weights
-from modules.runtime.coders import load_tokenizer
+from modules.runtime.runs.stage1_run import load_tokenizer
+from modules.runtime.training.checkpoint import load_weights, save_weights
 from modules.tokenizer.collisions import reassign_collisions
 from modules.tokenizer.fsq import FEWEST, Fsq, FsqConfig, from_codes, grid_sides, to_codes, to_digits, to_values
 from tests.runs import interrupt_at, lines, run_decoder, run_rqvae, write_data

@@ -16,18 +16,18 @@ import train_rqvae
 from data.schemas import PAD, SeqBatch, UserError
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVaeConfig
-from modules.runtime.card import read_settings, without_local_paths
-from modules.runtime.coders import TrainedTokenizer, described_tokenizer, load_tokenizer, restored
 from modules.runtime.config.main import run_script
-from modules.runtime.hub import (
+from modules.runtime.runs.hub import (
     check_repo_name,
     find_snapshot,
     from_pretrained,
     push,
     save_pretrained,
 )
-from modules.runtime.retriever import Retriever, load_retriever
-from modules.runtime.searcher import Searcher
+from modules.runtime.runs.model_card import read_settings, without_local_paths
+from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.stage1_run import TrainedTokenizer, described_tokenizer, load_tokenizer, restored
+from modules.runtime.runs.stage2_run import Retriever, load_retriever
 from tests.synthetic import write_embeddings, write_p5
 
 SHARED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.safetensors", "config.gin", "metrics.json", "environment.json"}

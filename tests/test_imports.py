@@ -21,15 +21,15 @@ RUNTIME = {
     "gin.py": {"gin"},
     "grammar.py": {"gin"},
     "run.py": {"filelock", "matplotlib"},
-    "appraise.py": {"matplotlib"},
+    "tokenizer_evaluation.py": {"matplotlib"},
     "light_gcn.py": {"torch_geometric"},
-    "ranks.py": {"accelerate"},
+    "processes.py": {"accelerate"},
     "trainer.py": {"tqdm"},
-    "judge.py": {"tqdm"},
+    "evaluator.py": {"tqdm"},
     "tracker.py": {"wandb", "matplotlib"},
     "hub.py": {"huggingface_hub"},
     "hub_names.py": {"huggingface_hub"},
-    "card.py": {"huggingface_hub"},
+    "model_card.py": {"huggingface_hub"},
 }
 """What a file of the runtime may import beside numbers and safetensors."""
 
@@ -147,7 +147,8 @@ def test_the_model_loads_without_data_libraries_trackers_or_gin():
 
 def test_tracking_sharing_and_pictures_load_their_libraries_when_used():
     code = (
-        "import sys, evaluate.maps, modules.runtime.appraise, modules.runtime.hub, modules.runtime.tracker\n"
+        "import sys, evaluate.maps, modules.runtime.evaluation.tokenizer_evaluation\n"
+        "import modules.runtime.runs.hub, modules.runtime.runs.tracker\n"
         "print([name for name in ('wandb', 'huggingface_hub', 'matplotlib') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ import torch
 
 from data.schemas import PAD, SeqBatch, UserError
 from evaluate.scorers import ScoreRanker
-from modules.runtime.light_gcn import LightGCNConfig, LightGCNScores, normalized_graph, train_light_gcn
+from modules.runtime.evaluation.light_gcn import LightGCNConfig, LightGCNScores, normalized_graph, train_light_gcn
 from tests.test_evaluate_baselines import batch_of, flat
 
 TINY = LightGCNConfig(dim=8, num_layers=2, learning_rate=0.05, batch_size=16, epochs=30, watch_every=10)

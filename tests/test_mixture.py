@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from data.schemas import PAD, UserError
-from modules.decoding import CodebookScorer, beam_search
+from modules.beam_search import CodebookScorer, beam_search
 from modules.mixture import Masses, Mixture, softmax_masses
-from tests.test_decoding import BATCH, NoValues, TableModel
+from tests.test_beam_search import BATCH, NoValues, TableModel
 from tests.test_trie import Catalogue, catalogues, draw_seen, make_catalogue
 
 relaxed = settings(deadline=None, max_examples=80)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from data.schemas import PAD, SeqBatch, TokenizedSeqBatch, UserError
-from modules import decoding
+from modules import beam_search
 from modules.embedding import ItemDistanceBias
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
-from modules.runtime.checkpoint import load_weights, save_weights
-from tests.test_decoding import NoValues
+from modules.runtime.training.checkpoint import load_weights, save_weights
+from tests.test_beam_search import NoValues
 from tests.test_trie import Catalogue, make_catalogue
 
 ATTENTIONS = ("causal", "bidirectional")
@@ -388,7 +388,7 @@ def test_histories_are_encoded_once_and_not_once_a_beam(device, attention):
 def test_no_value_steers_generation(device, attention):
     model, batch = make_model(device, [4, 3, 5], encoder_attention=attention, separator=True), last_batch(device)
     trie, seen = catalogue_of_20().trie(device), torch.tensor([[3, PAD], [5, 9], [2, PAD], [6, 5]], device=device)
-    with NoValues(), mock.patch.object(decoding, "may_wait", return_value=False):  # as on a GPU
+    with NoValues(), mock.patch.object(beam_search, "may_wait", return_value=False):  # as on a GPU
         model.generate_next_sem_id(batch, trie, 5, seen, tuple_depth=2)
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from data.schemas import PAD, TokenizedSeqBatch, UserError
-from modules import decoding, item_head
+from modules import beam_search, item_head
 from modules.catalogue import Catalogue as Items
 from modules.embedding import ItemDistanceBias
 from modules.mixture import Mixture, softmax_masses
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
-from modules.runtime.checkpoint import load_weights, save_weights
-from tests.test_decoding import NoValues
+from modules.runtime.training.checkpoint import load_weights, save_weights
+from tests.test_beam_search import NoValues
 from tests.test_model import HISTORIES, close, tokenized
 from tests.test_trie import Catalogue, make_catalogue
 
@@ -164,7 +164,7 @@ def test_the_loss_equals_a_slow_walk_down_the_tree(device, changes, waits, smoot
                 masses = torch.stack([teacher[torch.tensor(mask, device=device)].sum() for mask in below])
                 right = right + trust * (masses / masses.sum() * torch.stack(list(found.values()))).sum()
             levels[level].append(-(1 - smoothing) * right - smoothing * sum(found.values()) / len(found))
-    with mock.patch.object(decoding, "may_wait", return_value=waits):
+    with mock.patch.object(beam_search, "may_wait", return_value=waits):
         output = model(batch, smoothing)
     means = torch.stack([torch.stack(level).mean() for level in levels])
     close(output.parts["level_losses"], means)
@@ -244,7 +244,7 @@ def test_no_value_steers_a_training_step_where_none_may(device, changes):
     catalogue = small()
     model = make_model(items_of(catalogue, device), catalogue.vocab_sizes, **changes).train()
     batch = a_batch(catalogue, changes, device)
-    with NoValues(), mock.patch.object(decoding, "may_wait", return_value=False):  # as on a GPU
+    with NoValues(), mock.patch.object(beam_search, "may_wait", return_value=False):  # as on a GPU
         model(batch, label_smoothing=0.1).loss.backward()
 
 
@@ -344,7 +344,7 @@ def test_a_search_as_wide_as_the_catalogue_equals_scoring_every_item(device, cha
     batch = a_batch(catalogue, changes, device)
     expected = scores_of_items(model, catalogue, batch)
     seen = torch.tensor([[3, PAD], [5, 9], [2, PAD], [6, 5]], device=device)
-    with mock.patch.object(decoding, "may_wait", return_value=waits):
+    with mock.patch.object(beam_search, "may_wait", return_value=waits):
         found = model.generate_next_sem_id(batch, items.trie, 25, seen)
     for row in range(4):
         left = sorted(set(range(20)) - set(seen[row].tolist()))
@@ -407,7 +407,7 @@ def test_no_value_steers_generation_where_none_may(device, changes):
     items = items_of(catalogue, device)
     model = make_model(items, catalogue.vocab_sizes, **changes)
     batch, seen = a_batch(catalogue, changes, device), torch.tensor([[3, PAD], [5, 9], [2, PAD], [6, 5]], device=device)
-    with NoValues(), mock.patch.object(decoding, "may_wait", return_value=False):  # as on a GPU
+    with NoValues(), mock.patch.object(beam_search, "may_wait", return_value=False):  # as on a GPU
         model.generate_next_sem_id(batch, items.trie, 5, seen, tuple_depth=2)
 
 

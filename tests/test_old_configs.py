@@ -12,10 +12,10 @@ import train_rqvae
 from data.processed import RecDataset
 from data.schemas import UserError
 from modules.quantize import QuantizeForwardMode
-from modules.runtime.coders import refuse_contradictions
 from modules.runtime.config.main import resolve, run_script
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.options.rqvae import RqVaeOptions
+from modules.runtime.runs.stage1_run import refuse_contradictions
 from tests.synthetic import write_embeddings, write_p5
 
 OLD = Path(__file__).parent / "old_configs"

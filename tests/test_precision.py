@@ -9,8 +9,8 @@ import pytest
 import train_decoder
 import train_rqvae
 from modules.runtime.config.main import ROOT, resolve
-from modules.runtime.device import place
-from modules.runtime.run import Run
+from modules.runtime.runs.run import Run
+from modules.runtime.training.device import place
 from tests.runs import BF16, RUN, interrupt_at, lines, losses
 from tests.test_resume import same_run
 

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from modules.rqvae import RqVae
-from modules.runtime import trainer
 from modules.runtime.config.main import ROOT, run_script
-from modules.runtime.run import Run
+from modules.runtime.runs.run import Run
+from modules.runtime.training import trainer
 from tests import runs
 from tests.runs import RQVAE, RUN, interrupt_at, lines, losses, run_decoder
 

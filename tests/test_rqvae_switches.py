@@ -11,7 +11,7 @@ from data.schemas import UserError
 from modules.input_norm import INPUT_NORMS
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
-from modules.runtime.checkpoint import load_weights, save_weights
+from modules.runtime.training.checkpoint import load_weights, save_weights
 
 MODES = list(QuantizeForwardMode)
 SWITCHES: dict[str, dict[str, object]] = {

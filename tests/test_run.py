@@ -7,7 +7,7 @@ import pytest
 
 from data.schemas import UserError
 from modules.runtime.config.main import ROOT
-from modules.runtime.run import Run, environment
+from modules.runtime.runs.run import Run, environment
 
 RESOLVED = {"iterations": 5, "seed": 0, "resume": True, "device": "cpu"}
 

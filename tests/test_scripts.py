@@ -19,10 +19,10 @@ import train_rqvae
 from benchmarks import compare
 from data.processed import load_corpus
 from modules.rqvae import RqVae, RqVaeConfig
-from modules.runtime.coders import load_tokenizer
 from modules.runtime.config.main import ROOT, resolve, run_script
 from modules.runtime.options.rqvae import RqVaeOptions
-from modules.runtime.retriever import load_retriever
+from modules.runtime.runs.stage1_run import load_tokenizer
+from modules.runtime.runs.stage2_run import load_retriever
 from tests.runs import ITEMS, USERS, lines, run_decoder, run_rqvae
 from tests.synthetic import write_embeddings, write_p5
 

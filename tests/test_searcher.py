@@ -12,11 +12,11 @@ import torch
 import recommend
 from data.processed import SeqData
 from data.schemas import PAD
-from modules.decoding import SearchResult
-from modules.runtime import device
-from modules.runtime.hub import from_pretrained, save_pretrained
-from modules.runtime.retriever import Retriever, SearchSettings, load_retriever, load_search, record_search
-from modules.runtime.searcher import Searcher, recent_items
+from modules.beam_search import SearchResult
+from modules.runtime.runs.hub import from_pretrained, save_pretrained
+from modules.runtime.runs.searcher import Searcher, recent_items
+from modules.runtime.runs.stage2_run import Retriever, SearchSettings, load_retriever, load_search, record_search
+from modules.runtime.training import device
 from modules.tokenizer.semids import SemanticIdTokenizer
 from tests.runs import ITEMS, USERS, run_decoder
 from tests.synthetic import to_histories

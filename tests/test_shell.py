@@ -11,7 +11,7 @@ import pytest
 
 from data.shell import command
 from modules.runtime.config.main import ROOT
-from modules.runtime.run import Run
+from modules.runtime.runs.run import Run
 from tests.runs import write_data
 from tests.test_processes import SHORT, places
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from data.schemas import PAD
-from modules.runtime.export import export_search
-from modules.runtime.retriever import load_retriever
-from modules.runtime.run import Run
-from modules.runtime.searcher import Searcher
+from modules.runtime.runs.export import export_search
+from modules.runtime.runs.run import Run
+from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.stage2_run import load_retriever
 from tests.runs import interrupt_at, lines, run_decoder
 from tests.test_resume import same_run
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from data.schemas import UserError
-from modules.runtime.checkpoint import WEIGHTS, save_weights
-from modules.runtime.coders import described_tokenizer, load_tokenizer, refuse_contradictions, restored
 from modules.runtime.config.declaration import hints_of
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.options.rqvae import RqVaeOptions
+from modules.runtime.runs.stage1_run import described_tokenizer, load_tokenizer, refuse_contradictions, restored
+from modules.runtime.training.checkpoint import WEIGHTS, save_weights
 from modules.tokenizer.autoencoder import Autoencoder
 from modules.tokenizer.base import ItemTokenizer
 from modules.tokenizer.direct import DirectTokenizer

@@ -14,7 +14,7 @@ import pytest
 
 from data.schemas import UserError
 from modules.runtime.config.main import ROOT
-from modules.runtime.tracker import Tracker, flatten, start_tracker
+from modules.runtime.runs.tracker import Tracker, flatten, start_tracker
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed (dependency group tracking)")
 
@@ -95,7 +95,7 @@ def test_nested_figures_get_flat_names_and_none_is_left_out() -> None:
 
 def test_wandb_is_not_even_imported_where_tracking_is_off() -> None:
     code = (
-        "import sys; from pathlib import Path; from modules.runtime.tracker import start_tracker\n"
+        "import sys; from pathlib import Path; from modules.runtime.runs.tracker import start_tracker\n"
         "tracker = start_tracker(False, Path('nowhere'), '', {}, 'a', 'b', 'kept')\n"
         "tracker.log(1, {'loss': 1.0}); tracker.table('t', ['a'], [[1]]); tracker.figure('f', Path('x.png')); tracker.finish({})\n"
         "print(tracker.run_id, [name for name in ('wandb', 'matplotlib') if name in sys.modules])"
@@ -226,7 +226,7 @@ def test_a_tracker_that_breaks_is_reported_once_and_training_goes_on(
 @needs_wandb
 def test_the_real_wandb_keeps_one_id_over_a_resume_and_asks_nothing(tmp_path: Path) -> None:
     code = (
-        "import json, sys; from pathlib import Path; from modules.runtime.tracker import start_tracker\n"
+        "import json, sys; from pathlib import Path; from modules.runtime.runs.tracker import start_tracker\n"
         "ids = [None]\n"
         "for steps in ((10, 20), (15, 30)):\n"
         f"    tracker = start_tracker(True, Path({str(tmp_path)!r}), 'train.seed = 0', {{'seed': 0}}, 'name', 'tiger', ids[-1])\n"

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from data.schemas import UserError
-from modules.runtime.checkpoint import checkpoints
-from modules.runtime.device import Placement
-from modules.runtime.ranks import Ranks
-from modules.runtime.run import Run
-from modules.runtime.trainer import SMALLEST_SCALE, LossShare, Plan, Trainer
+from modules.runtime.runs.run import Run
+from modules.runtime.training.checkpoint import checkpoints
+from modules.runtime.training.device import Placement
+from modules.runtime.training.processes import Ranks
+from modules.runtime.training.trainer import SMALLEST_SCALE, LossShare, Plan, Trainer
 
 FP32 = Placement(torch.device("cpu"), None, "")
 FP16 = Placement(torch.device("cpu"), torch.float16, "")

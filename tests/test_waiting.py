@@ -11,12 +11,12 @@ import train_rqvae
 from modules.quantize import QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.config.declaration import filled
-from modules.runtime.device import Placement, on_device
 from modules.runtime.options.rqvae import RqVaeOptions
-from modules.runtime.ranks import Ranks
-from modules.runtime.rows import index_batches
-from modules.runtime.run import Run
-from modules.runtime.trainer import Plan, Trainer
+from modules.runtime.runs.run import Run
+from modules.runtime.training.device import Placement, on_device
+from modules.runtime.training.item_batches import index_batches
+from modules.runtime.training.processes import Ranks
+from modules.runtime.training.trainer import Plan, Trainer
 
 WAITS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim"}
 WAITS |= {"unique_consecutive", "unique_dim_consecutive", "bincount", "histc"}

@@ -17,8 +17,8 @@ from data.schemas import UserError
 from data.splits import Split, leave_one_out
 from modules.input_norm import InputNormalizer
 from modules.rqvae import RqVae
-from modules.runtime.rows import split_rows
-from modules.runtime.trainer import Trainer
+from modules.runtime.training.item_batches import split_rows
+from modules.runtime.training.trainer import Trainer
 from modules.tokenizer.direct import DirectTokenizer
 from tests.runs import ITEMS, lines, run_decoder, run_rqvae
 from tests.synthetic import to_histories

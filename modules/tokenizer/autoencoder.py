@@ -13,10 +13,10 @@ from torch import Tensor
 
 from data.schemas import UserError
 from init.kmeans import ALONE, Shard
+from modules.codebook_updates import CodebookUpdates
 from modules.encoder import MLP
 from modules.loss import reconstruction_loss
 from modules.tokenizer.base import ItemTokenizer, TokenizerConfig
-from modules.upkeep import Upkeep
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class Autoencoder(ItemTokenizer):
         """
         return
 
-    def upkeep(
+    def codebook_updates(
         self, optimizer: torch.optim.Optimizer, first: int, iterations: int, batch_size: int, seed: int = 0, shard: Shard = ALONE
-    ) -> Upkeep:
-        """What the quantizer does between the steps of ``optimizer`` (see Upkeep); here nothing."""
-        return Upkeep([], optimizer, first, iterations, batch_size, seed, shard)
+    ) -> CodebookUpdates:
+        """What the quantizer does between the steps of ``optimizer`` (see CodebookUpdates); here nothing."""
+        return CodebookUpdates([], optimizer, first, iterations, batch_size, seed, shard)
 
     def autoencoding_loss(self, x: Tensor) -> Tensor:
         """Reconstruction loss of ``x`` [B, E] without the quantizer: a few hundred such steps give k-means latents worth clustering.

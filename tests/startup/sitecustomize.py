@@ -11,7 +11,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-ASKS = "modules.runtime.device"
+ASKS = "modules.runtime.training.device"
 
 
 def answer(asks: ModuleType) -> None:

@@ -23,8 +23,8 @@ from modules.runtime.config.grammar import Name
 from modules.runtime.config.help import help_text
 from modules.runtime.config.suggest import did_you_mean
 from modules.runtime.config.types import ENUMS, allowed, gin_value, takes_text
-from modules.runtime.ranks import OtherProcessFailed
-from modules.runtime.signals import Interrupted, raise_on_sigterm
+from modules.runtime.training.processes import OtherProcessFailed
+from modules.runtime.training.signals import Interrupted, raise_on_sigterm
 
 __all__ = ["ROOT", "config_text", "resolve", "run_script"]
 

@@ -11,7 +11,7 @@ from data.schemas import UserError
 from modules.runtime.config.declaration import Options, filled, option
 from modules.runtime.config.suggest import did_you_mean
 from modules.runtime.config.types import Count, Device, FolderName, Natural, NonNegative, Seed, Text
-from modules.runtime.hub_names import check_push
+from modules.runtime.runs.hub_names import check_push
 
 InputNorm = Literal["center_unit", "standardize", "none"]
 Distance = Literal["l2", "cosine"]

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from data.schemas import PAD
-from modules.runtime import graphs
-from modules.runtime.graphs import ReplayedSearch
-from modules.runtime.retriever import SearchSettings, load_retriever
-from modules.runtime.searcher import Searcher
+from modules.runtime.evaluation import cuda_graphs as graphs
+from modules.runtime.evaluation.cuda_graphs import ReplayedSearch
+from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.stage2_run import SearchSettings, load_retriever
 
 
 class Rerun:

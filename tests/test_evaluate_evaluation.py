@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from data.schemas import PAD, UserError
-from evaluate.report import Row, evaluate_lists, evaluation_report, metrics_table, paired_gain, sample_table
-from evaluate.tables import WIDTH, format_number, shorten
+from evaluate.console import WIDTH, format_number, shorten
+from evaluate.evaluation import Row, evaluate_lists, evaluation_report, metrics_table, paired_gain, sample_table
 
 USERS = 40
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from data.processed import load_corpus
 from data.schemas import UserError
 from modules.runtime.config.main import resolve
-from modules.runtime.device import place
 from modules.runtime.options.decoder import DecoderOptions
-from modules.runtime.retriever import Retriever, SearchSettings, load_retriever, load_search, precision_name
-from modules.runtime.sequences import Sequences, split_sequences
+from modules.runtime.runs.sequences import Sequences, split_sequences
+from modules.runtime.runs.stage2_run import Retriever, SearchSettings, load_retriever, load_search, precision_name
+from modules.runtime.training.device import place
 
 ASKS_NOBODY = ("wandb_logging=False", "push_decoder_to_hf=False")
 """A finished run opens without the services that its training may have used."""

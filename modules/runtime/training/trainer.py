@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.schemas import UserError
-from modules.runtime.checkpoint import Figure, Resumed, checkpoints, restore_best, resume_from, save_checkpoint, set_damaged_aside
-from modules.runtime.device import Placement, memory_advice, seed_step
-from modules.runtime.ranks import Ranks
-from modules.runtime.run import Run
-from modules.runtime.signals import Deferred, Interrupted
+from modules.runtime.runs.run import Run
+from modules.runtime.training.checkpoint import Figure, Resumed, checkpoints, restore_best, resume_from, save_checkpoint, set_damaged_aside
+from modules.runtime.training.device import Placement, memory_advice, seed_step
+from modules.runtime.training.processes import Ranks
+from modules.runtime.training.signals import Deferred, Interrupted
 
 SMALLEST_SCALE = 1e-3
 """An fp16 loss scale below this means that no scale helps."""

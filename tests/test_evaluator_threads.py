@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from modules.runtime.judge import Evaluator, Protocol
-from modules.runtime.searcher import Searcher
+from modules.runtime.evaluation.evaluator import Evaluator, Protocol
+from modules.runtime.runs.searcher import Searcher
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_more_threads_than_searches_at_once_share_the_searches(evaluator, three_
         used.add((threading.get_ident(), torch.get_num_threads()))
         return search(*args)
 
-    monkeypatch.setattr("modules.runtime.parallel_search.SEARCHES_AT_ONCE", 2)
+    monkeypatch.setattr("modules.runtime.evaluation.parallel_search.SEARCHES_AT_ONCE", 2)
     monkeypatch.setattr(evaluator.ranker.model, "generate_next_sem_id", watched)
     torch.set_num_threads(5)
     evaluator.model("validation", True)

@@ -13,7 +13,7 @@ from data.io.files import write_whole
 from data.schemas import UserError
 from modules.catalogue import Catalogue
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
-from modules.runtime.checkpoint import WEIGHTS, load_weights
+from modules.runtime.training.checkpoint import WEIGHTS, load_weights
 from modules.tokenizer.semids import SemanticIdTokenizer
 
 SEARCH, USERS = "search.json", "users.json"
@@ -36,7 +36,7 @@ class SearchSettings(NamedTuple):
 
 
 class Retriever(NamedTuple):
-    """What turns histories into items; ``modules.runtime.searcher`` asks it."""
+    """What turns histories into items; ``modules.runtime.runs.searcher`` asks it."""
 
     model: EncoderDecoderRetrievalModel
     tokenizer: SemanticIdTokenizer
@@ -87,7 +87,7 @@ def user_row(folder: Path, key: str) -> int:
     return int(keys.index(key))
 
 
-def describe_retriever(
+def write_stage2_files(
     folder: Path, config: DecoderConfig, tokenizer: SemanticIdTokenizer, titles: Sequence[str], user_keys: Sequence[str], begun: bool
 ) -> None:
     """Writes all of a run but its weights: shape, tokenizer, titles and, where the model tells users apart, their ids.

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.schemas import PAD
-from modules import decoding
-from modules.decoding import SearchResult, constrained_beam_search
+from modules import beam_search
+from modules.beam_search import SearchResult, constrained_beam_search
 from modules.tokenizer.trie import PrefixTrie
 from tests.test_trie import Catalogue, catalogues, draw_seen, make_catalogue
 
@@ -162,7 +162,7 @@ def test_search_equals_a_slow_search_of_the_same_width(device, catalogue, beam_s
         for row in range(BATCH)
     ]
     assume(min(row.gap for row in slow) > 1e-5)
-    with mock.patch.object(decoding, "may_wait", return_value=waits):
+    with mock.patch.object(beam_search, "may_wait", return_value=waits):
         result = search(catalogue, model, device, beam_size, seen, tuple_depth=depth)
     for row, found in enumerate(rows_of(result)):
         assert [item for item, _ in found] == slow[row].items
@@ -423,6 +423,6 @@ def test_no_value_steers_the_search(device, unique, temperature):
     catalogue = make_catalogue([6, 5, 4], 60, unique, seed=15)
     model = TableModel.random(catalogue.vocab_sizes, 4, catalogue.generator, device)
     trie, seen = catalogue.trie(device), draw_seen(catalogue, 4, 10).to(device)
-    with NoValues(), mock.patch.object(decoding, "may_wait", return_value=False):  # as on a GPU
+    with NoValues(), mock.patch.object(beam_search, "may_wait", return_value=False):  # as on a GPU
         result = constrained_beam_search(model, trie, 4, 10, seen, tuple_depth=2, temperature=temperature)
     assert (result.item_ids != PAD).all()

@@ -138,7 +138,7 @@ def _parts(metrics: Mapping[str, object]) -> list[tuple[str, dict[str, dict]]]:
 
 def _loading_stage_one(name: str) -> str:
     return (
-        "From a checkout of the code:\n\n```python\nfrom modules.runtime.hub import from_pretrained\n\n"
+        "From a checkout of the code:\n\n```python\nfrom modules.runtime.runs.hub import from_pretrained\n\n"
         f'coder, tokenizer = from_pretrained("{name}")\ntokenizer.sem_ids  # [items, codes], row i = tokenizer.info.item_keys[i]\n'
         "coder.get_semantic_ids(embeddings)  # codes of other items, without collision code\n```\n\n"
         f"Stage 2 on these IDs: `python train_decoder.py CONFIG pretrained_rqvae_path={name}`"
@@ -148,7 +148,7 @@ def _loading_stage_one(name: str) -> str:
 def _loading_stage_two(name: str) -> str:
     return (
         f'From a checkout of the code:\n\n```\npython recommend.py {name} --history "first item | second item"\n```\n\n'
-        "```python\nfrom modules.runtime.hub import from_pretrained\nfrom modules.runtime.searcher import Searcher\n\n"
+        "```python\nfrom modules.runtime.runs.hub import from_pretrained\nfrom modules.runtime.runs.searcher import Searcher\n\n"
         f'retriever = from_pretrained("{name}")\n'
         "Searcher(retriever).ask([[3, 5]]).item_ids  # [1, beams], rows of retriever.tokenizer.info.item_keys as the histories are\n```"
     )

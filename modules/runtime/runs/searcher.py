@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from data.schemas import PAD, SeqBatch
 from evaluate.metrics import places_with_ties
 from evaluate.rankers import Found
-from modules.decoding import SearchResult
-from modules.runtime.graphs import ReplayedSearch
-from modules.runtime.retriever import PRECISIONS, Retriever
+from modules.beam_search import SearchResult
+from modules.runtime.evaluation.cuda_graphs import ReplayedSearch
+from modules.runtime.runs.stage2_run import PRECISIONS, Retriever
 from modules.tokenizer.semids import seeded_order
 from modules.tokenizer.trie import PrefixTrie
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.runtime.device import on_device
+from modules.runtime.training.device import on_device
 
 
 class Rows(NamedTuple):

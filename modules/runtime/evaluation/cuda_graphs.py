@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from data.schemas import PAD, SeqBatch
-from modules.decoding import SearchResult
+from modules.beam_search import SearchResult
 
 HISTORY_STEP = 4
 """Histories are padded to a multiple of so many items."""

@@ -23,14 +23,14 @@ from data.io.files import write_whole
 from data.schemas import UserError
 from data.shell import command
 from evaluate.plots import png
-from modules.runtime.checkpoint import WEIGHTS, checkpoints
 from modules.runtime.config.declaration import declared_options
 from modules.runtime.config.main import ROOT, config_text
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.options.groups import DataOptions
 from modules.runtime.options.rqvae import RqVaeOptions
-from modules.runtime.ranks import Ranks
-from modules.runtime.tracker import Tracker, start_tracker
+from modules.runtime.runs.tracker import Tracker, start_tracker
+from modules.runtime.training.checkpoint import WEIGHTS, checkpoints
+from modules.runtime.training.processes import Ranks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

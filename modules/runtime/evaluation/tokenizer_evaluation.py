@@ -28,13 +28,13 @@ JUDGED, QUERIES, PAIRS = 1 << 18, 2000, 1 << 28
 """Items that stand for the catalogue where vectors are compared; those of them whose neighbours are sought; pairs compared at most."""
 
 
-class Appraisal(NamedTuple):
+class TokenizerEvaluation(NamedTuple):
     quality: TokenizerQuality
     pictures: Iterator[tuple[str, "Figure"]]  # name and picture, drawn as they are asked for
 
 
 @torch.no_grad()
-def appraise(
+def evaluate_tokenizer(
     coder: ItemTokenizer,
     tokenizer: SemanticIdTokenizer,
     embeddings: Tensor,
@@ -43,7 +43,7 @@ def appraise(
     categories: list[str],
     histories: tuple[Tensor, Tensor] | None,
     seed: int,
-) -> Appraisal:
+) -> TokenizerEvaluation:
     """Judges the semantic IDs that a tokenizer gave a catalogue: the codes that stage 2 will read, wherever items were moved to.
 
     Args:
@@ -80,7 +80,7 @@ def appraise(
         yield "latents", latent_map(latents, codes[rows, 0], [titles[row] for row in rows.tolist()])
         yield "prefixes", prefix_tree(codes, titles)
 
-    return Appraisal(quality, pictures())
+    return TokenizerEvaluation(quality, pictures())
 
 
 def _latents(coder: ItemTokenizer, embeddings: Tensor, chunk_size: int = 16384) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from data.schemas import UserError
+from evaluate.console import Row, format_number, metrics_table, sample_table, shorten
 from evaluate.metrics import CUTOFFS, Interval, bootstrap_interval, mean_metrics, paired_interval, per_user_metrics, target_ranks
-from evaluate.tables import Row, format_number, metrics_table, sample_table, shorten
 
 __all__ = ["Evaluation", "Row", "evaluate_lists", "evaluation_report", "metrics_table", "paired_gain", "sample_table"]
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from data.schemas import UserError
+from modules.codebook_updates import CodebookUpdates, average, draw
 from modules.quantize import Quantize, QuantizeForwardMode
 from modules.rqvae import RqVae, RqVaeConfig
-from modules.runtime.checkpoint import load_weights, save_weights
+from modules.runtime.training.checkpoint import load_weights, save_weights
 from modules.tokenizer.collisions import reassign_collisions
-from modules.upkeep import Upkeep, average, draw
 from tests.test_sinkhorn import together
 
 
@@ -29,9 +29,9 @@ def far_codes(model: RqVae, dead: tuple[int, ...]) -> None:
             level.codebook[list(dead)] = 1000.0
 
 
-def steps(model: RqVae, upkeep: Upkeep, optimizer: torch.optim.Optimizer, items: torch.Tensor, numbers: range) -> None:
+def steps(model: RqVae, codebook_updates: CodebookUpdates, optimizer: torch.optim.Optimizer, items: torch.Tensor, numbers: range) -> None:
     for step in numbers:
-        upkeep.begin(step)
+        codebook_updates.begin(step)
         optimizer.zero_grad()
         model(items).loss.backward()
         optimizer.step()
@@ -46,11 +46,11 @@ def test_a_code_without_items_for_the_period_takes_an_input_one_step_after_it_an
     model.kmeans_init(ITEMS, seed=0)
     far_codes(model, (1, 3))
     optimizer, level = optimizer_of(model), model.codebook_levels()[0]
-    upkeep = model.upkeep(optimizer, first=0, iterations=100, batch_size=32)
-    steps(model, upkeep, optimizer, ITEMS, range(3))
+    codebook_updates = model.codebook_updates(optimizer, first=0, iterations=100, batch_size=32)
+    steps(model, codebook_updates, optimizer, ITEMS, range(3))
     assert float(level.codebook.detach()[[1, 3]].min()) > 900
     alive = level.codewords().detach()[[0, 2]].clone()
-    steps(model, upkeep, optimizer, ITEMS, range(3, 4))
+    steps(model, codebook_updates, optimizer, ITEMS, range(3, 4))
     revived, residuals = level.codewords().detach()[[1, 3]], level.seen[0].residuals
     for codeword in revived:
         assert float((residuals - codeword).norm(dim=1).min()) < 1e-4
@@ -67,10 +67,10 @@ def test_a_code_without_items_for_the_period_takes_an_input_one_step_after_it_an
 def test_no_code_is_revived_in_the_last_tenth_of_the_steps():
     model = rqvae(dead_code_steps=1)
     optimizer, level = optimizer_of(model), model.codebook_levels()[0]
-    upkeep = model.upkeep(optimizer, first=0, iterations=20, batch_size=32)
+    codebook_updates = model.codebook_updates(optimizer, first=0, iterations=20, batch_size=32)
     for step, revived in ((17, True), (18, False), (19, False)):
         far_codes(model, (1,))
-        steps(model, upkeep, optimizer, ITEMS, range(step, step + 1))
+        steps(model, codebook_updates, optimizer, ITEMS, range(step, step + 1))
         assert (float(level.codebook.detach()[1].max()) < 900) is revived
 
 
@@ -78,14 +78,14 @@ def test_the_period_counts_from_the_first_step_with_the_quantizer():
     model = rqvae(dead_code_steps=4)
     far_codes(model, (1,))
     optimizer, level = optimizer_of(model), model.codebook_levels()[0]
-    upkeep = model.upkeep(optimizer, first=2, iterations=100, batch_size=32)
+    codebook_updates = model.codebook_updates(optimizer, first=2, iterations=100, batch_size=32)
     for step in range(2):
-        upkeep.begin(step)
+        codebook_updates.begin(step)
         model.autoencoding_loss(ITEMS).backward()
         optimizer.step()
-    steps(model, upkeep, optimizer, ITEMS, range(2, 6))
+    steps(model, codebook_updates, optimizer, ITEMS, range(2, 6))
     assert float(level.codebook.detach()[1].min()) > 900
-    steps(model, upkeep, optimizer, ITEMS, range(6, 7))
+    steps(model, codebook_updates, optimizer, ITEMS, range(6, 7))
     assert float(level.codebook.detach()[1].max()) < 900
 
 
@@ -112,8 +112,8 @@ def test_averaged_codewords_have_no_gradient_no_decay_and_end_at_the_means_of_th
     model = rqvae(ema_decay=0.5)
     optimizer, level = optimizer_of(model, rate=0.0), model.codebook_levels()[0]
     model.kmeans_init(ITEMS, seed=0)
-    upkeep = model.upkeep(optimizer, first=0, iterations=100, batch_size=32)
-    steps(model, upkeep, optimizer, ITEMS, range(40))
+    codebook_updates = model.codebook_updates(optimizer, first=0, iterations=100, batch_size=32)
+    steps(model, codebook_updates, optimizer, ITEMS, range(40))
     assert level.codebook.grad is None
     residuals, codes, _ = level.seen[0]
     means = torch.stack([residuals[codes == code].mean(0) for code in range(4)])
@@ -130,9 +130,13 @@ def test_processes_that_share_batches_end_with_the_codebooks_of_one(remedy, micr
 
     def run(model: RqVae, shard=None) -> list[torch.Tensor]:
         optimizer = optimizer_of(model, rate=0.0)
-        upkeep = model.upkeep(optimizer, 0, 100, 32 // micro) if shard is None else model.upkeep(optimizer, 0, 100, 32 // micro, 0, shard)
+        codebook_updates = (
+            model.codebook_updates(optimizer, 0, 100, 32 // micro)
+            if shard is None
+            else model.codebook_updates(optimizer, 0, 100, 32 // micro, 0, shard)
+        )
         for step in range(4):
-            upkeep.begin(step)
+            codebook_updates.begin(step)
             for part in parts:
                 model(part if shard is None else part[shard.index :: 2])
             optimizer.step()
@@ -188,7 +192,7 @@ def test_levels_of_unequal_size_work_with_every_remedy_and_policy(remedy):
     model.normalizer.fit(ITEMS)
     model.kmeans_init(ITEMS, seed=0)
     optimizer = optimizer_of(model, rate=1e-2)
-    steps(model, model.upkeep(optimizer, first=0, iterations=100, batch_size=32), optimizer, ITEMS, range(12))
+    steps(model, model.codebook_updates(optimizer, first=0, iterations=100, batch_size=32), optimizer, ITEMS, range(12))
     codes = model.eval().get_semantic_ids(ITEMS)
     assert (codes.max(0).values < torch.tensor([8, 6, 4])).all()
     assert len(reassign_collisions(model, ITEMS, codes, torch.arange(32)).unique(dim=0)) == 32

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evaluate.codebook import CodebookHealth, codebook_health
-from evaluate.doctor import collapse_warnings, diagnose, few_items_warning
+from evaluate.diagnosis import collapse_warnings, diagnose, few_items_warning
 from evaluate.quality import TokenizerQuality
 from evaluate.semantics import NeighboursKept
 from modules.tokenizer.registry import settings_read

@@ -13,11 +13,11 @@ import torch
 
 from data.io.files import write_whole
 from data.schemas import UserError
-from modules.runtime.card import model_card, without_local_paths
-from modules.runtime.checkpoint import WEIGHTS
-from modules.runtime.coders import TrainedTokenizer, load_tokenizer, read_config
-from modules.runtime.hub_names import check_push, check_repo_name
-from modules.runtime.retriever import Retriever, load_retriever
+from modules.runtime.runs.hub_names import check_push, check_repo_name
+from modules.runtime.runs.model_card import model_card, without_local_paths
+from modules.runtime.runs.stage1_run import TrainedTokenizer, load_tokenizer, read_config
+from modules.runtime.runs.stage2_run import Retriever, load_retriever
+from modules.runtime.training.checkpoint import WEIGHTS
 
 BINARY = (WEIGHTS, "tokenizer.safetensors")
 TEXTS = ("config.json", "tokenizer.json", "titles.json", "search.json", "config.gin", "metrics.json", "environment.json")

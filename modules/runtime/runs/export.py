@@ -1,6 +1,6 @@
 """A trained run as one program: histories in, items out, loadable with torch alone.
 
-    python -m modules.runtime.export RUN [--output search.pt2] [--beam-size 50] [--keep-history] [--aot]
+    python -m modules.runtime.runs.export RUN [--output search.pt2] [--beam-size 50] [--keep-history] [--aot]
 
 The encoder, the trie and the whole beam search become one graph by torch.export: nothing in them depends on data. It is the search of the
 run's own evaluation, in its precision; it takes any number of histories of any length, and bars each whole. Beside the program lies
@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from data.io.files import write_whole
 from data.schemas import PAD, UserError
-from modules.runtime.hub import find_snapshot
-from modules.runtime.retriever import USERS, Retriever, load_retriever
-from modules.runtime.searcher import Searcher
+from modules.runtime.runs.hub import find_snapshot
+from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.stage2_run import USERS, Retriever, load_retriever
 
 COMPILERS = ("g++", "clang++", "c++")
 

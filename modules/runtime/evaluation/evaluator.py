@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from data.processed import SeqData
 from data.schemas import PAD, SeqBatch
+from evaluate.evaluation import Evaluation, evaluate_lists, sample_table, slice_users
 from evaluate.metrics import target_ranks
 from evaluate.rankers import CodeRanker, Ranker, TrainedRanker
-from evaluate.report import Evaluation, evaluate_lists, sample_table, slice_users
-from modules.runtime.finished import open_finished
-from modules.runtime.parallel_search import search_all
-from modules.runtime.ranks import Ranks
-from modules.runtime.searcher import Searcher
+from modules.runtime.evaluation.parallel_search import search_all
+from modules.runtime.runs.finished import open_finished
+from modules.runtime.runs.searcher import Searcher
+from modules.runtime.training.processes import Ranks
 
 Part = Literal["validation", "test"]
 

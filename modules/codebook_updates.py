@@ -16,7 +16,7 @@ LAST = 0.9
 """No code is revived after this share of the steps: what is in use at the end is in use because items chose it."""
 
 
-class Upkeep:
+class CodebookUpdates:
     """Call ``begin`` before every step; the rest follows each step of ``optimizer``. Without a remedy it does nothing.
 
     Revival as in SoundStream (Zeghidour et al. 2021, arXiv 2107.03312, section III-C: unused codewords are replaced by inputs of the batch)

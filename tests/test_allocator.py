@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from modules.runtime import heap
+from modules.runtime.training import allocator as heap
 
 PROGRAM = """
 import ctypes, resource, sys, torch
-from modules.runtime.heap import MMAP_THRESHOLD, TRIM_THRESHOLD, keep_freed_memory
+from modules.runtime.training.allocator import MMAP_THRESHOLD, TRIM_THRESHOLD, keep_freed_memory
 for parameter in (TRIM_THRESHOLD, MMAP_THRESHOLD):
     ctypes.CDLL(None).mallopt(parameter, 131072)  # where glibc begins; it adapts, or not
 if sys.argv[1] == "keep":

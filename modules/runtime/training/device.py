@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from data.schemas import UserError
-from modules.runtime.heap import keep_freed_memory
-from modules.runtime.ranks import Ranks
+from modules.runtime.training.allocator import keep_freed_memory
+from modules.runtime.training.processes import Ranks
 
 PRECISIONS = ("bf16", "fp16", "no")
 

@@ -11,10 +11,10 @@ import torch
 
 from data.processed import ItemData
 from data.schemas import UserError
-from modules.runtime.checkpoint import WEIGHTS, load_weights
 from modules.runtime.config.types import coerce
 from modules.runtime.options.decoder import DecoderOptions
-from modules.runtime.run import Run
+from modules.runtime.runs.run import Run
+from modules.runtime.training.checkpoint import WEIGHTS, load_weights
 from modules.tokenizer.base import ItemTokenizer, TokenizerConfig
 from modules.tokenizer.registry import kind_of, make_tokenizer, option_of
 from modules.tokenizer.semids import SemanticIdTokenizer
@@ -36,7 +36,7 @@ class DescribedTokenizer(NamedTuple):
     fields: dict[str, object]  # of the kind's config, as JSON has them
 
 
-def describe_stage_one(run: Run, config: TokenizerConfig, items: ItemData) -> None:
+def write_stage1_config(run: Run, config: TokenizerConfig, items: ItemData) -> None:
     """Writes config.json: the tokenizer's kind and shape, and the hash of the embeddings it is trained on.
 
     Raises:
