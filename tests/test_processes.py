@@ -126,18 +126,18 @@ def test_processes_that_differ_in_what_their_cpu_has_all_use_fp32_and_say_so_onc
     compare("decoder", single["decoder"], tmp_path)
 
 
-def readme_lines() -> list[str]:
-    """The README's commands that start several processes on one machine."""
-    found = re.findall(r"^ {4}((?:torchrun|accelerate launch) .*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def printed_lines() -> list[str]:
+    """The commands of docs/training.md that start several processes on one machine."""
+    found = re.findall(r"^ {4}((?:torchrun|accelerate launch) .*?)(?: +#.*)?$", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
     return [line for line in found if "HOST" not in line]
 
 
-def test_the_readme_shows_both_launchers() -> None:
-    assert [line.split()[0] for line in readme_lines()] == ["torchrun", "torchrun", "accelerate"]
+def test_the_page_on_training_shows_both_launchers() -> None:
+    assert [line.split()[0] for line in printed_lines()] == ["torchrun", "torchrun", "accelerate"]
 
 
-@pytest.mark.parametrize("line", readme_lines())
-def test_the_readme_s_lines_work_on_a_machine_without_a_gpu(line: str, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", printed_lines())
+def test_the_page_s_lines_work_on_a_machine_without_a_gpu(line: str, trained: Path, tmp_path: Path) -> None:
     program, *words = shlex.split(re.sub(r"(--nproc-per-node|--num_processes) 4", r"\1 2", line))
     # A free port, as the same line may be running beside this test.
     port = {"PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": "localhost:0"} if program == "torchrun" else {}

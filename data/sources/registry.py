@@ -3,8 +3,8 @@
 ``RecDataset.NAME`` is read by ``data/sources/name.py``, which ends in ``SOURCE = Source(...)``. Nothing here or at the top of such a file
 imports a table library, so that a config is checked at once.
 
-To add a source: its file, its member of ``RecDataset`` below, ``configs/{rqvae,decoder}_name.gin``, a row in the README's
-table of data, and ``tests/data/sources/test_name.py``, which ends in ``EXAMPLES``.
+To add a source: its file, its member of ``RecDataset`` below, ``configs/{rqvae,decoder}_name.gin``, a row in the table of
+docs/data.md, and ``tests/data/sources/test_name.py``, which ends in ``EXAMPLES``.
 """
 
 import importlib

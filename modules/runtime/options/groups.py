@@ -21,13 +21,13 @@ Distance = Literal["l2", "cosine"]
 class DataOptions(Options):
     """Which data, and what of it is kept."""
 
-    dataset: RecDataset = option(RecDataset.AMAZON, "the source; the README's table of data says what each holds.")
+    dataset: RecDataset = option(RecDataset.AMAZON, "the source; docs/data.md says what each holds.")
     dataset_folder: Text = option(
         "dataset/amazon", "where raw files lie or are downloaded to (raw/) and caches are kept (processed/).", sets="folder", path=True
     )
     dataset_split: Text = option(
         "beauty",
-        "the part of the source that is read, as that table names it; for CUSTOM the files' name. The run directory is named after it.",
+        "the part of the source that is read, as docs/data.md names it; for CUSTOM the files' name. The run directory is named after it.",
         sets="split",
     )
     force_dataset_process: bool = option(False, "read the raw files again although a cache exists.", sets="force_process", may_differ=True)

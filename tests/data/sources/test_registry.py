@@ -1,7 +1,7 @@
 """What every source owes to the rest of the project, for each member of ``RecDataset``.
 
-A new source takes six files: ``data/sources/NAME.py``, a member in ``data/sources/registry.py``, a pair of configs, a row in the README's
-table of data, and ``tests/data/sources/test_NAME.py``, which ends in ``EXAMPLES``. Nothing else names a source.
+A new source takes six files: ``data/sources/NAME.py``, a member in ``data/sources/registry.py``, a pair of configs, a row in the table
+of docs/data.md, and ``tests/data/sources/test_NAME.py``, which ends in ``EXAMPLES``. Nothing else names a source.
 """
 
 import ast
@@ -68,8 +68,8 @@ def test_a_source_has_a_pair_of_configs_a_row_in_the_table_of_data_and_an_exampl
     for kind, stage in ((RqVaeOptions, "rqvae"), (DecoderOptions, "decoder")):
         named = [path for path in (ROOT / "configs").glob(f"{stage}*.gin") if resolve(kind, [str(path)]).dataset.name == name]
         assert named, stage
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    rows = [line for page in pages for line in page.read_text().splitlines() if line.startswith("|") and f"| `{name}`" in line]
+    table = (ROOT / "docs" / "data.md").read_text().splitlines()
+    rows = [line for line in table if line.startswith("|") and f"| `{name}`" in line]
     assert rows
     assert name in {example.dataset.name for example in examples()}
 
