@@ -54,8 +54,8 @@ def test_the_parameter_table_is_current(name: str) -> None:
 
 def test_every_page_is_in_the_readme_s_table_of_pages_and_leads_back() -> None:
     assert len(DOCS) >= 10
-    listed = {file for file, _ in links(README)}
-    assert [page.name for page in DOCS if f"docs/{page.name}" not in listed] == []
+    table = [line for line in README.read_text().splitlines() if line.startswith("| [")]
+    assert [page.name for page in DOCS if not any(f"(docs/{page.name})" in line for line in table)] == []
     assert [page.name for page in DOCS if ("../README.md", "") not in links(page)] == []
 
 
