@@ -27,12 +27,12 @@ def test_several_threads_find_what_one_finds_in_the_same_order(evaluator, three_
     used, met = set(), threading.Event()
     search = evaluator.ranker.model.generate_next_sem_id
 
-    def watched(*args):
+    def watched(*args, **named):
         used.add((threading.get_ident(), torch.get_num_threads()))
         if len(used) > 1 or not met.wait(60):  # a thread that has searched everything before another begins is no answer
             met.set()
         assert not torch.is_grad_enabled()
-        return search(*args)
+        return search(*args, **named)
 
     monkeypatch.setattr(evaluator.ranker.model, "generate_next_sem_id", watched)
     by_three = evaluator.model("validation", True)
@@ -63,11 +63,11 @@ def test_an_interruption_ends_an_evaluation_by_several_threads(evaluator, three_
 def test_an_error_in_one_search_ends_the_others(evaluator, three_threads, monkeypatch):
     begun, search = [], evaluator.ranker.model.generate_next_sem_id
 
-    def failing(*args):
+    def failing(*args, **named):
         begun.append(None)
         if len(begun) == 2:
             raise MemoryError("no more")
-        return search(*args)
+        return search(*args, **named)
 
     monkeypatch.setattr(evaluator.ranker.model, "generate_next_sem_id", failing)
     with pytest.raises(MemoryError, match="no more"):
@@ -78,9 +78,9 @@ def test_an_error_in_one_search_ends_the_others(evaluator, three_threads, monkey
 def test_more_threads_than_searches_at_once_share_the_searches(evaluator, three_threads, monkeypatch):
     used, search = set(), evaluator.ranker.model.generate_next_sem_id
 
-    def watched(*args):
+    def watched(*args, **named):
         used.add((threading.get_ident(), torch.get_num_threads()))
-        return search(*args)
+        return search(*args, **named)
 
     monkeypatch.setattr("modules.runtime.evaluation.parallel_search.SEARCHES_AT_ONCE", 2)
     monkeypatch.setattr(evaluator.ranker.model, "generate_next_sem_id", watched)

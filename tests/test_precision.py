@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import train_decoder
-import train_rqvae
 from modules.runtime.config.main import ROOT, resolve
+from modules.runtime.options.decoder import DecoderOptions
+from modules.runtime.options.rqvae import RqVaeOptions
 from modules.runtime.runs.run import Run
 from modules.runtime.training.device import place
 from tests.runs import BF16, RUN, interrupt_at, lines, losses
@@ -78,8 +78,8 @@ def test_a_run_pinned_to_fp32_has_the_same_digits_on_a_machine_with_bf16(
     assert logs == [lines(tmp_path / "off" / "beauty")] * 2
 
 
-@pytest.mark.parametrize(("train", "config"), [(train_rqvae.train, "rqvae_quick.gin"), (train_decoder.train, "decoder_quick.gin")])
-def test_the_demo_runs_in_fp32_on_every_cpu(train, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "config"), [(RqVaeOptions, "rqvae_quick.gin"), (DecoderOptions, "decoder_quick.gin")])
+def test_the_demo_runs_in_fp32_on_every_cpu(kind, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TESTS_BF16", "on")
-    settings = resolve(train, [str(ROOT / "configs" / config)])
-    assert place("cpu", settings["amp"], settings["mixed_precision_type"]).autocast_dtype is None
+    options = resolve(kind, [str(ROOT / "configs" / config)])
+    assert place("cpu", options.amp, options.mixed_precision_type).autocast_dtype is None

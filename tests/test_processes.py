@@ -27,7 +27,7 @@ LAUNCHERS = {
 
 def launch(stage: str, data: Path, root: Path, launcher: str, *overrides: str, stop_at: int | None = None, bf16: str | None = None):
     """Starts two processes of a script, or ends them by SIGTERM in the update ``stop_at``; ``bf16`` is as in tests/startup."""
-    script = [f"train_{stage}.py"] if stop_at is None else ["tests/stop_at.py", str(stop_at), stage]
+    script = [f"train_{stage}.py"] if stop_at is None else ["-m", "tests.stop_at", str(stop_at), stage]
     command = [sys.executable, *LAUNCHERS[launcher], *script, f"configs/{stage}_amazon.gin", *places(stage, data, root)]
     return start([*command, *SHORT[stage], *overrides], **({} if bf16 is None else {"TESTS_BF16": bf16}))
 

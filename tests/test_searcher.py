@@ -16,9 +16,8 @@ from modules.beam_search import SearchResult
 from modules.runtime.runs.hub import from_pretrained, save_pretrained
 from modules.runtime.runs.searcher import Searcher, recent_items
 from modules.runtime.runs.stage2_run import Retriever, SearchSettings, load_retriever, load_search, record_search
-from modules.runtime.training import device
 from modules.tokenizer.semids import SemanticIdTokenizer
-from tests.runs import ITEMS, USERS, run_decoder
+from tests.runs import BF16, ITEMS, USERS, run_decoder
 from tests.synthetic import to_histories
 
 LENGTHS = [1, 2, 3, 5, 19, 20, 21, 22, 40, 64, 80, 100, 119, 150, 199, 200]
@@ -99,13 +98,13 @@ def test_a_run_records_its_beams_and_order(trained: Path, trained_data: SeqData)
 
 
 @pytest.mark.parametrize(
-    ("gain", "override", "precision"), [(2.0, "amp=True", "bf16"), (1.0, "amp=True", "fp32"), (2.0, "amp=False", "fp32")]
+    ("bf16", "override", "precision"), [("on", "amp=True", "bf16"), ("off", "amp=True", "fp32"), ("on", "amp=False", "fp32")]
 )
 def test_a_run_records_the_precision_that_its_machine_decided_on(
-    gain: float, override: str, precision: str, trained: Path, tmp_path: Path, monkeypatch
+    bf16: str, override: str, precision: str, trained: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(device, "_bf16_gain", lambda: gain)
-    run_decoder(trained, "iterations=2", "do_eval=False", override, f"save_dir_root={tmp_path}")
+    monkeypatch.setenv("TESTS_BF16", bf16)
+    run_decoder(trained, "iterations=2", "do_eval=False", *BF16, override, f"save_dir_root={tmp_path}")
     settings = load_search(tmp_path / "beauty")
     assert settings is not None
     assert settings.precision == precision
