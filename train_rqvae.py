@@ -51,6 +51,7 @@ from modules.runtime.training.trainer import LossShare, Plan, Trainer
 from modules.scheduler import learning_rate_factor
 from modules.tokenizer.autoencoder import Autoencoder
 from modules.tokenizer.base import ItemTokenizer
+from modules.tokenizer.direct import DirectTokenizer
 from modules.tokenizer.registry import make_tokenizer, settings_read
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -105,6 +106,7 @@ def train(options: RqVaeOptions) -> None:
             ranks.wait()
             load_weights(coder, run.folder / WEIGHTS)
         else:
+            assert isinstance(coder, DirectTokenizer)
             run.say(f"run      {run.describe()}")
             start = time.perf_counter()
             coder.fit(training, options.seed, Shard(ranks.index, ranks.count, ranks.total))
@@ -236,6 +238,7 @@ def look(model: Autoencoder, items: Tensor, held_out: Tensor | None, trainer: Tr
         _, own_codes = shared_codes(model, held_out, ranks)
     own = (items if held_out is None else held_out)[ranks.index :: ranks.count]
     summed = reconstruction_sum(model, own, own_codes) if len(own) else torch.zeros(())
+    assert summed is not None  # a network decodes its codes
     reconstruction = ranks.total(torch.stack([summed, summed.new_tensor(float(len(own)))])).tolist()
     mean = reconstruction[0] / reconstruction[1]
     figures = {"usage": health.usage, "perplexity": health.perplexity, "collision_rate": health.collision_rate}
