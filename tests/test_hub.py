@@ -117,7 +117,7 @@ def test_a_shared_decoder_finds_the_same_items(runs: Path, tmp_path: Path) -> No
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(search(after), search(load_retriever(run)), strict=True))
 
 
-@pytest.mark.parametrize(("stage", "more"), [("rqvae", set()), ("decoder", {"titles.json", "search.json"})])
+@pytest.mark.parametrize(("stage", "more"), [("rqvae", {"vectors.safetensors"}), ("decoder", {"titles.json", "search.json"})])
 def test_exactly_what_another_person_needs_is_copied(stage: str, more: set[str], runs: Path, tmp_path: Path) -> None:
     folder = save_pretrained(runs / stage / "beauty", tmp_path / "out")
     assert {path.name for path in folder.iterdir()} == SHARED | more | {"README.md"}
@@ -250,7 +250,7 @@ def test_a_hub_name_downloads_the_files_of_a_run_and_no_others(runs: Path, on_hu
     assert torch.equal(found.tokenizer.sem_ids, load_tokenizer(runs / "rqvae" / "beauty").tokenizer.sem_ids)
     ((name, patterns),) = on_hub
     assert name == "me/rqvae"
-    assert set(patterns) == SHARED | {"titles.json", "search.json"}
+    assert set(patterns) == SHARED | {"titles.json", "search.json", "vectors.safetensors"}
 
 
 def test_a_local_path_wins_over_a_hub_name(runs: Path, on_hub: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ def test_the_rqvae_run_holds_everything_stage_two_and_a_reader_need(trained: Pat
     metrics = json.loads((run / "metrics.json").read_text())
     assert min(metrics["usage"]) > 0.7
     ids = load_file(run / "tokenizer.safetensors")["sem_ids"]
+    given = torch.from_numpy(np.load(trained / "items.npy")).float()
+    torch.testing.assert_close(load_file(run / "vectors.safetensors")["vectors"].float(), given, rtol=1e-3, atol=1e-3)
     assert ids.shape == (ITEMS, 4)
     assert len(ids.unique(dim=0)) == ITEMS
 
