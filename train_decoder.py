@@ -24,11 +24,12 @@ from data.processed import SeqData, load_corpus
 from data.shell import command
 from evaluate.evaluation import evaluation_report
 from evaluate.plots import loss_plot, recall_plot
-from evaluate.rankers import Ranker, counted_rankers
+from evaluate.rankers import Ranker
 from modules.catalogue import Catalogue
 from modules.model import EncoderDecoderRetrievalModel
 from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
+from modules.runtime.evaluation.baselines import Untrained
 from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs.hub import find_snapshot, push
@@ -37,6 +38,7 @@ from modules.runtime.runs.searcher import Searcher
 from modules.runtime.runs.sequences import split_sequences
 from modules.runtime.runs.stage1_run import refuse_contradictions
 from modules.runtime.runs.stage2_run import Retriever, SearchSettings, precision_name, record_search, write_stage2_files
+from modules.runtime.runs.text_vectors import load_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.training.device import Placement, memory_advice, place, set_seed
 from modules.runtime.training.processes import Ranks
@@ -89,6 +91,9 @@ def train(options: DecoderOptions) -> None:
             users = f"{len(data.split.validation.users):,} validation and {len(data.split.test.users):,} test users"
             run.say(f"moments  train before {moments.validation_from:.0f}, test from {moments.test_from:.0f} (seconds); {users}")
         run.say(f"IDs      {rqvae_run}: codes {' + '.join(map(str, tokenizer.vocab_sizes))}")
+        vectors = load_vectors(rqvae_run, tokenizer.num_items)
+        if vectors is None:
+            run.say(f"texts    {rqvae_run} keeps no text vectors: the memory is one without texts (train stage 1 again for one with them)")
         run.say(f"model    {sum(p.numel() for p in model.parameters()):,} parameters: {stacks}, {options.encoder_attention} encoder")
         targets = plan.batch_size * plan.gradient_accumulate_every
         run.say(f"training {steps:,} steps of {targets} targets, {epoch:,.0f} steps an epoch ({steps / epoch:.1f} epochs)")
@@ -102,7 +107,7 @@ def train(options: DecoderOptions) -> None:
         seconds = fit(retriever, data, evaluator, options, plan, placement, ranks, run)
         ranks.wait()
         load_weights(model.eval(), run.folder / WEIGHTS)
-        rankers = counted_rankers(data.split.train.item_ids, data.split.train.offsets, order)
+        rankers = Untrained(data.split.train, order, vectors).rankers()
         if ranks.main:
             record_search(run.folder, retriever.settings._replace(precision=precision_name(evaluator.ranker.dtype)))
         with memory_advice(EVALUATION_KNOBS):

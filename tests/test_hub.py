@@ -175,7 +175,7 @@ def test_the_decoder_card_holds_every_row_of_both_parts(runs: Path, tmp_path: Pa
             assert all(f" {value:.4f} " in line for value in row["metrics"].values())
         low = metrics[part]["TIGER"]["intervals"]["recall@10"]["low"]
         assert f"TIGER recall@10 [{low:.4f}, " in block
-    assert {"most popular", "last item -> next (Markov)"} <= metrics["test"].keys()
+    assert {"most popular", "last item -> next (Markov)", "Markov with texts", "item-kNN", "memory"} <= metrics["test"].keys()
     for wanted in ("| users | 60 |", "items.npy", str(environment["commit"]), "python recommend.py me/model --history"):
         assert wanted in text
 
