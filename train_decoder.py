@@ -33,6 +33,7 @@ from modules.runtime.evaluation.baselines import Untrained
 from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs.hub import find_snapshot, push
+from modules.runtime.runs.memory_files import save_memory
 from modules.runtime.runs.run import Run
 from modules.runtime.runs.searcher import Searcher
 from modules.runtime.runs.sequences import split_sequences
@@ -99,16 +100,19 @@ def train(options: DecoderOptions) -> None:
         run.say(f"training {steps:,} steps of {targets} targets, {epoch:,.0f} steps an epoch ({steps / epoch:.1f} epochs)")
         run.say(f"run      {run.describe()}")
 
-        searched = SearchSettings(options.beam_size, precision_name(placement.autocast_dtype), order)
-        retriever = Retriever(model, tokenizer, corpus.titles, searched)
+        searched = SearchSettings(options.beam_size, precision_name(placement.autocast_dtype), order, options.memory_weight)
+        untrained = Untrained(data.split.train, order, vectors) if options.memory_weight else None
+        retriever = Retriever(model, tokenizer, corpus.titles, searched, untrained and untrained.memory)
         protocol = Protocol(options.filter_history, options.top_k_eval_list, options.eval_batch_size, options.eval_users, options.seed)
         evaluator = Evaluator(Searcher(retriever, cuda_graphs=options.cuda_graphs), data, protocol, ranks, split=split_name)
         run.track(options.wandb_logging, options.wandb_project)
         seconds = fit(retriever, data, evaluator, options, plan, placement, ranks, run)
         ranks.wait()
         load_weights(model.eval(), run.folder / WEIGHTS)
-        rankers = Untrained(data.split.train, order, vectors).rankers()
+        rankers = (untrained or Untrained(data.split.train, order, vectors)).rankers()
         if ranks.main:
+            if untrained is not None:
+                save_memory(run.folder, untrained.memory)
             record_search(run.folder, retriever.settings._replace(precision=precision_name(evaluator.ranker.dtype)))
         with memory_advice(EVALUATION_KNOBS):
             report(evaluator, rankers, corpus, run, seconds, options.do_eval, {"split": split_name, **described._asdict()})

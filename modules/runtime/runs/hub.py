@@ -14,16 +14,17 @@ import torch
 from data.io.files import write_whole
 from data.schemas import UserError
 from modules.runtime.runs.hub_names import check_push, check_repo_name
+from modules.runtime.runs.memory_files import MEMORY, MEMORY_CONFIG
 from modules.runtime.runs.model_card import model_card, without_local_paths
 from modules.runtime.runs.stage1_run import TrainedTokenizer, load_tokenizer, read_config
 from modules.runtime.runs.stage2_run import Retriever, load_retriever
 from modules.runtime.runs.text_vectors import VECTORS
 from modules.runtime.training.checkpoint import WEIGHTS
 
-BINARY = (WEIGHTS, "tokenizer.safetensors", VECTORS)
-TEXTS = ("config.json", "tokenizer.json", "titles.json", "search.json", "config.gin", "metrics.json", "environment.json")
-OPTIONAL = ("titles.json", "search.json", VECTORS)
-"""Written by one stage only. Stage 2's users.json, the ids of people, is not shared."""
+BINARY = (WEIGHTS, "tokenizer.safetensors", VECTORS, MEMORY)
+TEXTS = ("config.json", "tokenizer.json", "titles.json", "search.json", MEMORY_CONFIG, "config.gin", "metrics.json", "environment.json")
+OPTIONAL = ("titles.json", "search.json", VECTORS, MEMORY, MEMORY_CONFIG)
+"""Written by one stage only, the memory where the search reads it. Stage 2's users.json, the ids of people, is not shared."""
 
 
 def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:
