@@ -12,6 +12,7 @@ import torch
 import recommend
 from data.schemas import PAD, UserError
 from modules.memory import Memory
+from modules.runtime.evaluation import cuda_graphs as graphs
 from modules.runtime.evaluation.evaluator import Evaluator
 from modules.runtime.runs.export import export_search
 from modules.runtime.runs.hub import from_pretrained, save_pretrained
@@ -20,6 +21,7 @@ from modules.runtime.runs.run import Run
 from modules.runtime.runs.searcher import Searcher
 from modules.runtime.runs.stage2_run import Retriever, load_retriever
 from tests.runs import ITEMS, interrupt_at, run_decoder
+from tests.test_cuda_graphs import Rerun
 from tests.test_resume import same_run
 from tests.test_searcher import listed
 
@@ -123,6 +125,27 @@ def test_what_is_evaluated_is_what_is_served(run: Path, tmp_path: Path, capsys) 
         asked = [str(run), "--history", " | ".join(keys[item] for item in history), "--user", user_keys[user]]
         assert recommend.main(asked) == 0
         assert listed(capsys.readouterr().out) == [keys[item] for item in evaluated[row]]
+
+
+@pytest.mark.parametrize("barred", [True, False], ids=["barred", "not barred"])
+def test_the_search_behind_recordings_has_the_memory_too(run: Path, barred: bool, monkeypatch) -> None:
+    monkeypatch.setattr(graphs, "Recording", Rerun)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    evaluator = Evaluator.for_run(run, "cpu")
+    for batch in evaluator.data.eval_batches("test", 64):
+        replayed = graphs.ReplayedSearch(evaluator.ranker._search).search(batch, 10, batch.seen if barred else None)
+        assert torch.equal(replayed.item_ids, evaluator.ranker.search(batch, barred, 10).item_ids)
+
+
+def test_in_bf16_only_the_model_rounds(run: Path) -> None:
+    retriever = load_retriever(run)
+    settings = retriever.settings
+    for weight, tolerance in ((0.6, 0.1), (1.0, 0.0)):
+        full, half = (
+            Searcher(retriever._replace(settings=settings._replace(memory_weight=weight, precision=precision))).ask(HISTORIES, USERS)
+            for precision in ("fp32", "bf16")
+        )
+        torch.testing.assert_close(half.keys, full.keys, rtol=0, atol=tolerance)
 
 
 def test_the_exported_program_has_the_memory_in_it(run: Path) -> None:
