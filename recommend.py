@@ -9,6 +9,7 @@
 The history is oldest first, its items separated by " | ": external ids, titles, or parts of titles that only one item has.
 Prints the k most probable items that are not in the history, with the log-probability of their semantic ID (of its collision code: among
 the items that share the others) and the ID itself: the search, precision and beams of the run's own evaluation, which knew the user too.
+Of a run with train.memory_weight the probability is that of the mixture with the memory.
 """
 
 import os
@@ -117,9 +118,7 @@ def recommend(
     found = searcher.ask([history], [user], not keep_history, beams)
     keys, titles = searcher.tokenizer.info.item_keys, searcher.retriever.titles
     lines = ["history", *(f"      {keys[item]:>12}  {titles[item]}" for item in history), "recommended"]
-    for rank, (item, score, codes) in enumerate(
-        zip(found.item_ids[0, :k].tolist(), found.log_probs[0].tolist(), found.sem_ids[0].tolist()), 1
-    ):
+    for rank, (item, score, codes) in enumerate(zip(found.item_ids[0, :k].tolist(), found.keys[0].tolist(), found.sem_ids[0].tolist()), 1):
         if item != PAD:
             lines.append(f"  {rank:>3} {keys[item]:>12}  {titles[item]}   (log p {score:.2f}, ID {'-'.join(map(str, codes))})")
     return "\n".join(lines)

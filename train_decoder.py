@@ -24,19 +24,23 @@ from data.processed import SeqData, load_corpus
 from data.shell import command
 from evaluate.evaluation import evaluation_report
 from evaluate.plots import loss_plot, recall_plot
-from evaluate.rankers import Ranker, counted_rankers
+from evaluate.rankers import Ranker
 from modules.catalogue import Catalogue
 from modules.model import EncoderDecoderRetrievalModel
+from modules.nearest import directions
 from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
+from modules.runtime.evaluation.baselines import Untrained
 from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs.hub import find_snapshot, push
+from modules.runtime.runs.memory_files import save_memory
 from modules.runtime.runs.run import Run
 from modules.runtime.runs.searcher import Searcher
 from modules.runtime.runs.sequences import split_sequences
 from modules.runtime.runs.stage1_run import refuse_contradictions
 from modules.runtime.runs.stage2_run import Retriever, SearchSettings, precision_name, record_search, write_stage2_files
+from modules.runtime.runs.text_vectors import load_vectors, save_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.training.device import Placement, memory_advice, place, set_seed
 from modules.runtime.training.processes import Ranks
@@ -74,12 +78,18 @@ def train(options: DecoderOptions) -> None:
         )
         tokenizer = tokenizer.ordered_by(order)
         set_seed(options.seed)
-        catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids, data.popularity > 0) if options.model.needs_catalogue else None
+        vectors = load_vectors(rqvae_run, tokenizer.num_items)
+        catalogue = None
+        if options.model.needs_catalogue:
+            texts = directions(vectors).to(placement.device) if vectors is not None and options.text_projection else None
+            catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids, data.popularity > 0, texts)
         model = EncoderDecoderRetrievalModel(options.model, tokenizer.vocab_sizes, catalogue).to(placement.device)
         if pretrained:
             load_weights(model, pretrained / WEIGHTS)
         if ranks.main:
             write_stage2_files(run.folder, options.model, tokenizer, corpus.titles, corpus.user_keys, run.begun)
+            if vectors is not None and options.text_projection:
+                save_vectors(run.folder, vectors)
         plan = make_plan(options, ranks)
         steps, epoch = plan.iterations, data.steps_per_epoch(plan.batch_size) / plan.gradient_accumulate_every
         stacks = f"{options.attn_layers} encoder + {options.attn_layers} decoder layers of width {options.decoder_embed_dim}"
@@ -89,21 +99,26 @@ def train(options: DecoderOptions) -> None:
             users = f"{len(data.split.validation.users):,} validation and {len(data.split.test.users):,} test users"
             run.say(f"moments  train before {moments.validation_from:.0f}, test from {moments.test_from:.0f} (seconds); {users}")
         run.say(f"IDs      {rqvae_run}: codes {' + '.join(map(str, tokenizer.vocab_sizes))}")
+        if vectors is None:
+            run.say(f"texts    {rqvae_run} keeps no text vectors: the memory is one without texts (train stage 1 again for one with them)")
         run.say(f"model    {sum(p.numel() for p in model.parameters()):,} parameters: {stacks}, {options.encoder_attention} encoder")
         targets = plan.batch_size * plan.gradient_accumulate_every
         run.say(f"training {steps:,} steps of {targets} targets, {epoch:,.0f} steps an epoch ({steps / epoch:.1f} epochs)")
         run.say(f"run      {run.describe()}")
 
-        searched = SearchSettings(options.beam_size, precision_name(placement.autocast_dtype), order)
-        retriever = Retriever(model, tokenizer, corpus.titles, searched)
+        searched = SearchSettings(options.beam_size, precision_name(placement.autocast_dtype), order, options.memory_weight)
+        untrained = Untrained(data.split.train, order, vectors) if options.memory_weight else None
+        retriever = Retriever(model, tokenizer, corpus.titles, searched, None if untrained is None else untrained.memory)
         protocol = Protocol(options.filter_history, options.top_k_eval_list, options.eval_batch_size, options.eval_users, options.seed)
         evaluator = Evaluator(Searcher(retriever, cuda_graphs=options.cuda_graphs), data, protocol, ranks, split=split_name)
         run.track(options.wandb_logging, options.wandb_project)
         seconds = fit(retriever, data, evaluator, options, plan, placement, ranks, run)
         ranks.wait()
         load_weights(model.eval(), run.folder / WEIGHTS)
-        rankers = counted_rankers(data.split.train.item_ids, data.split.train.offsets, order)
+        rankers = (untrained or Untrained(data.split.train, order, vectors)).rankers()
         if ranks.main:
+            if untrained is not None:
+                save_memory(run.folder, untrained.memory)
             record_search(run.folder, retriever.settings._replace(precision=precision_name(evaluator.ranker.dtype)))
         with memory_advice(EVALUATION_KNOBS):
             report(evaluator, rankers, corpus, run, seconds, options.do_eval, {"split": split_name, **described._asdict()})

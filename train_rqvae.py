@@ -6,9 +6,9 @@
 
 Loads the catalogue, embeds its texts (once, cached), trains an RQ-VAE on all items - or fits one of the tokenizers without a network, by
 train.tokenizer - and writes a run directory under train.save_dir_root
-with the weights, the semantic IDs of all items (tokenizer.safetensors, tokenizer.json), config.gin, log.jsonl and metrics.json. Stage 2
-reads that directory. The same command again goes on where an interrupted run stopped. --print-config prints the resolved config, --help
-every parameter.
+with the weights, the semantic IDs of all items (tokenizer.safetensors, tokenizer.json), their text vectors (vectors.safetensors, where they
+take no more than 200 MB), config.gin, log.jsonl and metrics.json. Stage 2 reads that directory. The same command again goes on where an
+interrupted run stopped. --print-config prints the resolved config, --help every parameter.
 """
 
 import os
@@ -43,6 +43,7 @@ from modules.runtime.options.rqvae import RqVaeOptions
 from modules.runtime.runs.hub import find_snapshot, push
 from modules.runtime.runs.run import Run
 from modules.runtime.runs.stage1_run import described_tokenizer, write_stage1_config
+from modules.runtime.runs.text_vectors import save_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.training.device import Placement, memory_advice, on_device, place, set_seed
 from modules.runtime.training.item_batches import index_batches, split_rows, where_it_fits
@@ -314,6 +315,9 @@ def finish(
     }
     save_weights(coder, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
+    text_width = items.embeddings.shape[1] - (options.collaborative_dim if options.collaborative_weight else 0)
+    if (lacking := save_vectors(run.folder, items.embeddings[:, :text_width])) is not None:
+        run.say(f"vectors  {lacking}")
     for name, picture in pictures:
         run.picture(name, picture)
     if lines := run.lines():

@@ -43,6 +43,8 @@ class ItemKNN(MostPopular):
         ValueError: the order does not rank num_items items, or the offsets do not span the training items.
     """
 
+    name = "item-kNN"
+
     def __init__(
         self,
         train_item_ids: Tensor,

@@ -56,11 +56,12 @@ class MemoryRanker(MostPopular):
     Args:
         memory: on the device of ``order``.
         order: [I] from ``metrics.tie_order`` with the training popularity.
+        name: its row in the report.
     """
 
-    def __init__(self, memory: Memory, order: Tensor) -> None:
+    def __init__(self, memory: Memory, order: Tensor, name: str = "memory") -> None:
         super().__init__(order)
-        self.memory = memory
+        self.memory, self.name = memory, name
         self.by_order = order.argsort()
 
     @torch.no_grad()

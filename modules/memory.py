@@ -158,13 +158,13 @@ class Memory(nn.Module):
         Returns:
             The candidates most probable first; what others there are share their mass evenly.
         """
-        ascending = self._ascending(history.new_empty(len(history), 0) if barred is None else barred)
+        ascending = self._ascending(history.new_empty(history.shape[0], 0) if barred is None else barred)
         distinct = ascending < self.num_items
         distinct[:, 1:] &= ascending[:, 1:] != ascending[:, :-1]
-        free = history.new_full((len(history),), self.num_items)
+        free = history.new_full((history.shape[0],), self.num_items)
         if allowed is not None:
             distinct &= allowed[ascending.clamp_max(self.num_items - 1)]
-            free = allowed.sum().expand(len(history))
+            free = allowed.sum().expand(history.shape[0])
         free = free - distinct.sum(1)
         (items, scores), passed_over = self._candidates(history, ascending, allowed)
         scores, place = scores.sort(dim=1, descending=True, stable=True)
@@ -205,9 +205,12 @@ class Memory(nn.Module):
 
     def _exact_cosines(self, history: Tensor, items: Tensor, vectors: Tensor) -> Tensor:
         """[B, K], the weighted cosines of ``items`` [B, K], from a bounded number of vectors at once."""
+        query = self._query(history, vectors)
+        if torch.compiler.is_compiling():  # a graph for any number of rows cannot part them
+            return self._without_itself((vectors[items.clamp_min(0)] * query.unsqueeze(1)).sum(-1), items, history)
         rows = max(1, NUMBERS_AT_ONCE // max(items.shape[1] * vectors.shape[1], 1))
-        parts = zip(self._query(history, vectors).split(rows), items.split(rows))
-        products = [(vectors[part.clamp_min(0)] * query.unsqueeze(1)).sum(-1) for query, part in parts]
+        parts = zip(query.split(rows), items.split(rows))
+        products = [(vectors[part.clamp_min(0)] * own.unsqueeze(1)).sum(-1) for own, part in parts]
         return self._without_itself(torch.cat(products) if products else items.float(), items, history)
 
     def _without_itself(self, cosines: Tensor, items: Tensor, history: Tensor) -> Tensor:

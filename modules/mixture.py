@@ -85,5 +85,7 @@ class Mixture:
     def __call__(self, depth: int, nodes: Tensor, log_probs: Tensor) -> Tensor:
         """Keys [B, ...] fp32 of nodes [B, ...] by the model's log p of each."""
         ours = log_probs.double() + (math.log(1 - self.weight) if self.weight < 1 else -math.inf)
-        theirs = self.mass(depth, nodes).log() + (math.log(self.weight) if self.weight > 0 else -math.inf)
+        # A mass below fp64's rounding keeps its node in the search, behind all others.
+        mass = self.mass(depth, nodes).clamp_min(torch.finfo(torch.float64).tiny)
+        theirs = mass.log() + (math.log(self.weight) if self.weight > 0 else -math.inf)
         return torch.logaddexp(ours, theirs).float()

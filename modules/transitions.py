@@ -184,7 +184,7 @@ def _shortened(rows: Tensor, columns: Tensor, values: Tensor, num_items: int, or
 
 def last_two(history: Tensor) -> tuple[Tensor, Tensor]:
     """The last item of every history [B, N] and the one before it, each [B] int64; PAD where there is none."""
-    guarded = torch.cat([history.new_full((len(history), 2), PAD), history], dim=1)
+    guarded = torch.cat([history.new_full((history.shape[0], 2), PAD), history], dim=1)
     end = (history != PAD).sum(1, keepdim=True) + 1
     return guarded.gather(1, end).squeeze(1), guarded.gather(1, end - 1).squeeze(1)
 

@@ -9,10 +9,12 @@ import torch
 
 from benchmarks import beams, compare
 from data.schemas import UserError
-from evaluate.rankers import CodeRanker, Ranker, counted_rankers
+from evaluate.rankers import CodeRanker, Ranker
+from modules.runtime.evaluation.baselines import Untrained
 from modules.runtime.evaluation.evaluator import Evaluator
 from modules.runtime.runs.finished import open_finished
 from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.text_vectors import load_vectors
 from tests.runs import ITEMS, USERS, run_decoder
 from tests.synthetic import write_p5
 
@@ -31,7 +33,7 @@ def test_a_run_opened_again_has_the_figures_of_its_report(trained: Path) -> None
     assert evaluator.model("test", False).to_json() == written["test"]["TIGER, history not barred"]
     searcher, train = evaluator.ranker, evaluator.data.split.train
     assert isinstance(searcher, Searcher)
-    rankers = counted_rankers(train.item_ids, train.offsets, searcher.order)
+    rankers = Untrained(train, searcher.order, load_vectors(trained / "rqvae" / "beauty", ITEMS)).rankers()
     assert {name: row.to_json() for name, row in evaluator.baselines("test", True, rankers)} == {
         name: row for name, row in written["test"].items() if "TIGER" not in name
     }

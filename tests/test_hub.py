@@ -117,7 +117,7 @@ def test_a_shared_decoder_finds_the_same_items(runs: Path, tmp_path: Path) -> No
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(search(after), search(load_retriever(run)), strict=True))
 
 
-@pytest.mark.parametrize(("stage", "more"), [("rqvae", set()), ("decoder", {"titles.json", "search.json"})])
+@pytest.mark.parametrize(("stage", "more"), [("rqvae", {"vectors.safetensors"}), ("decoder", {"titles.json", "search.json"})])
 def test_exactly_what_another_person_needs_is_copied(stage: str, more: set[str], runs: Path, tmp_path: Path) -> None:
     folder = save_pretrained(runs / stage / "beauty", tmp_path / "out")
     assert {path.name for path in folder.iterdir()} == SHARED | more | {"README.md"}
@@ -175,7 +175,7 @@ def test_the_decoder_card_holds_every_row_of_both_parts(runs: Path, tmp_path: Pa
             assert all(f" {value:.4f} " in line for value in row["metrics"].values())
         low = metrics[part]["TIGER"]["intervals"]["recall@10"]["low"]
         assert f"TIGER recall@10 [{low:.4f}, " in block
-    assert {"most popular", "last item -> next (Markov)"} <= metrics["test"].keys()
+    assert {"most popular", "last item -> next (Markov)", "Markov with texts", "item-kNN", "memory"} <= metrics["test"].keys()
     for wanted in ("| users | 60 |", "items.npy", str(environment["commit"]), "python recommend.py me/model --history"):
         assert wanted in text
 
@@ -250,7 +250,7 @@ def test_a_hub_name_downloads_the_files_of_a_run_and_no_others(runs: Path, on_hu
     assert torch.equal(found.tokenizer.sem_ids, load_tokenizer(runs / "rqvae" / "beauty").tokenizer.sem_ids)
     ((name, patterns),) = on_hub
     assert name == "me/rqvae"
-    assert set(patterns) == SHARED | {"titles.json", "search.json"}
+    assert set(patterns) == SHARED | {"titles.json", "search.json", "vectors.safetensors", "memory.safetensors", "memory.json"}
 
 
 def test_a_local_path_wins_over_a_hub_name(runs: Path, on_hub: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,16 @@ def test_an_item_moves_to_the_front_as_by_hand(device):
     assert found.log_probs[0].exp().tolist() == pytest.approx([0.1, 0.45, 0.45])
 
 
+def test_items_without_any_mass_are_found_behind_all_others(device):
+    catalogue = Catalogue(torch.tensor([[0, 0], [0, 1], [1, 0]]), [2, 2], torch.arange(3), torch.Generator())
+    tables = [torch.tensor([[[0.9, 0.1]]]).log().to(device), torch.tensor([[[0.5, 0.5], [1.0, 0.0]]]).log().to(device)]
+    masses = Masses(*(torch.tensor(value, device=device) for value in ([[2]], [[1.0]], [0.0])))
+    trie = catalogue.trie(device)
+    found = beam_search(CodebookScorer(TableModel(tables), 2), trie, 1, 3, ranking=Mixture(trie, 1.0, masses))
+    assert found.item_ids[0, 0] == 2
+    assert sorted(found.item_ids[0].tolist()) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("weight", [-0.1, 1.1])
 def test_a_weight_outside_its_range_is_refused_in_one_sentence(weight):
     trie = make_catalogue([2], 2, unique=True, seed=0).trie(torch.device("cpu"))

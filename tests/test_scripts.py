@@ -34,6 +34,8 @@ def test_the_rqvae_run_holds_everything_stage_two_and_a_reader_need(trained: Pat
     metrics = json.loads((run / "metrics.json").read_text())
     assert min(metrics["usage"]) > 0.7
     ids = load_file(run / "tokenizer.safetensors")["sem_ids"]
+    given = torch.from_numpy(np.load(trained / "items.npy")).float()
+    torch.testing.assert_close(load_file(run / "vectors.safetensors")["vectors"].float(), given, rtol=1e-3, atol=1e-3)
     assert ids.shape == (ITEMS, 4)
     assert len(ids.unique(dim=0)) == ITEMS
 
@@ -67,8 +69,22 @@ def test_the_trained_model_beats_popularity_and_finds_the_planted_successors(tra
 
 def test_the_report_shows_baselines_intervals_and_titles(trained: Path) -> None:
     text = (trained / "decoder" / "beauty" / "report.txt").read_text()
-    for wanted in ("TIGER", "most popular", "Markov", "validation", "test", "95 %", "held out", "No. "):
+    for wanted in ("TIGER", "most popular", "Markov", "item-kNN", "memory", "validation", "test", "95 %", "held out", "No. "):
         assert wanted in text
+
+
+def test_where_stage_one_kept_no_vectors_the_memory_is_one_without_texts_and_that_is_said(trained: Path, tmp_path: Path, capsys) -> None:
+    run_decoder(trained, "iterations=2", "do_eval=False", f"save_dir_root={tmp_path}/with")
+    assert "without texts" not in capsys.readouterr().out
+    shutil.copytree(trained / "rqvae" / "beauty", tmp_path / "rqvae", ignore=shutil.ignore_patterns("vectors.safetensors"))
+    run_decoder(trained, "iterations=2", "do_eval=False", f"pretrained_rqvae_path={tmp_path}/rqvae", f"save_dir_root={tmp_path}/without")
+    assert capsys.readouterr().out.count("keeps no text vectors") == 1
+    known, unknown = (json.loads((tmp_path / name / "beauty" / "metrics.json").read_text())["validation"] for name in ("with", "without"))
+    counted = ["most popular", "last item -> next (Markov)", "item-kNN"]
+    assert list(known) == ["TIGER", *counted[:2], "Markov with texts", counted[2], "memory"]
+    assert list(unknown) == ["TIGER", *counted, "memory without texts"]
+    assert all(known[name] == unknown[name] for name in counted)
+    assert known["memory"] != unknown["memory without texts"]
 
 
 def test_the_test_items_stay_unread_without_do_eval(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ BEST = ["history_tokens=items", "code_softmax=children", "node_embeddings=True",
 SWITCHES = {
     "children": ["code_softmax=children"],
     "best": BEST,
-    "tied": ["history_tokens=items", "code_softmax=children", "tie_nodes=True", "item_head=True", "distill=0.3"],
+    "tied": ["history_tokens=items", "code_softmax=children", "tie_nodes=True", "item_head=True", "distill=0.3", "text_projection=True"],
 }
 HISTORIES = [[3, 50, 7, 21], [5], list(range(20))]
 USERS = [0, 17, PAD]

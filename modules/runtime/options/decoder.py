@@ -9,7 +9,7 @@ from data.processed import time_mistakes
 from modules.model import DecoderConfig
 from modules.quantize import QuantizeForwardMode
 from modules.runtime.config.declaration import filled, option
-from modules.runtime.config.types import Count, Natural, NonNegative, Positive, RunPath, Share, Text
+from modules.runtime.config.types import Count, Natural, NonNegative, Positive, RunPath, Share, Text, UnitInterval
 from modules.runtime.options.groups import DataOptions, Distance, InputNorm, RunOptions, hub_rule, refused
 
 CHECKED = "checked against the tokenizer's run if given."
@@ -95,6 +95,12 @@ class DecoderOptions(RunOptions, DataOptions):
     vae_codebook_normalize: bool | None = option(None, CHECKED)
     vae_n_cat_feats: Natural | None = option(None, CHECKED)
     beam_size: Count = option(50, "beams of the search; at least the largest k.")
+    memory_weight: UnitInterval = option(
+        0.0,
+        "share w of the memory in the search: items are ranked by log(w q + (1 - w) p), with p the model's probability of the item and q "
+        'the memory\'s; 0: the model alone, 1: the memory alone. With code_softmax = "codebook" the p of all items sum to less than 1, '
+        "so that the memory weighs more than its share.",
+    )
     filter_history: bool = option(
         True,
         "the search bars items of the user's history (a repeated item can then not be hit); selection uses this; the test report has the "

@@ -3,7 +3,8 @@
     python -m modules.runtime.runs.export RUN [--output search.pt2] [--beam-size 50] [--keep-history] [--aot]
 
 The encoder, the trie and the whole beam search become one graph by torch.export: nothing in them depends on data. It is the search of the
-run's own evaluation, in its precision; it takes any number of histories of any length, and bars each whole. Beside the program lies
+run's own evaluation, in its precision; it takes any number of histories of any length, and bars each whole. Scores are log-probabilities;
+those of a run with train.memory_weight are of the mixture with the memory, which is in the program too. Beside it lies
 search.ids.json, the external ids of the rows that it reads and gives. In a service, which needs none of this project:
 
     program = torch.export.load("search.pt2").module()       # with --aot: torch._inductor.aoti_load_package("search.pt2")
@@ -46,12 +47,12 @@ class SearchProgram(nn.Module):
         self.searcher, self.beam_size, self.filter_history = searcher, beam_size, filter_history
 
     def forward(self, history: Tensor, user_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S] and [B] -> item rows [B, W], best first, and their log-probabilities [B, W]."""
+        """[B, S] and [B] -> item rows [B, W], best first, and what ranks them [B, W]: log-probabilities, or logs of the mixture."""
         # A graph is bound to what it does with a dimension of 1: two columns more, and no step ever sees one.
         history = nn.functional.pad(history, (0, 2), value=PAD)
         batch = self.searcher.batch_of(history, user_ids, self.searcher.model.config.max_seq_len)
         found = self.searcher.search(batch, self.filter_history, self.beam_size)
-        return found.item_ids, found.log_probs
+        return found.item_ids, found.keys
 
 
 def export_search(retriever: Retriever, beam_size: int | None = None, filter_history: bool = True) -> torch.export.ExportedProgram:

@@ -14,15 +14,17 @@ import torch
 from data.io.files import write_whole
 from data.schemas import UserError
 from modules.runtime.runs.hub_names import check_push, check_repo_name
+from modules.runtime.runs.memory_files import MEMORY, MEMORY_CONFIG
 from modules.runtime.runs.model_card import model_card, without_local_paths
 from modules.runtime.runs.stage1_run import TrainedTokenizer, load_tokenizer, read_config
 from modules.runtime.runs.stage2_run import Retriever, load_retriever
+from modules.runtime.runs.text_vectors import VECTORS
 from modules.runtime.training.checkpoint import WEIGHTS
 
-BINARY = (WEIGHTS, "tokenizer.safetensors")
-TEXTS = ("config.json", "tokenizer.json", "titles.json", "search.json", "config.gin", "metrics.json", "environment.json")
-OPTIONAL = ("titles.json", "search.json")
-"""Written by stage 2 only. Its users.json, the ids of people, is not shared."""
+BINARY = (WEIGHTS, "tokenizer.safetensors", VECTORS, MEMORY)
+TEXTS = ("config.json", "tokenizer.json", "titles.json", "search.json", MEMORY_CONFIG, "config.gin", "metrics.json", "environment.json")
+OPTIONAL = ("titles.json", "search.json", VECTORS, MEMORY, MEMORY_CONFIG)
+"""Written by one stage only, the memory where the search reads it. Stage 2's users.json, the ids of people, is not shared."""
 
 
 def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:
@@ -46,7 +48,8 @@ def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:
         raise UserError(f"{folder} is the run itself; give another folder to copy it to")
     folder.mkdir(parents=True, exist_ok=True)
     for name in BINARY:
-        shutil.copyfile(run / name, folder / name)
+        if (run / name).exists():
+            shutil.copyfile(run / name, folder / name)
     for name in TEXTS:
         if (run / name).exists():
             text = (run / name).read_text()

@@ -1,6 +1,7 @@
 """The one search: evaluation, recommend.py, the exported program and a call from Python all ask it, so that what is served was evaluated.
 
-It computes in the run's precision, bars the history whole however long it is, and puts items of equal score in the run's order.
+It computes in the run's precision, bars the history whole however long it is, and puts items of equal score in the run's order. Where
+the run has a memory_weight, items are ranked by the mixture of the model with the memory (modules.mixture).
 Shape letters: B batch, S items of a history, N those the model reads, W beams, C codes of an ID, I items, J items of a shortlist.
 """
 
@@ -10,10 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from data.schemas import PAD, SeqBatch
+from data.schemas import PAD, SeqBatch, UserError
 from evaluate.metrics import places_with_ties
 from evaluate.rankers import Found
 from modules.beam_search import SearchResult
+from modules.mixture import Masses, Mixture
 from modules.runtime.evaluation.cuda_graphs import ReplayedSearch
 from modules.runtime.runs.stage2_run import PRECISIONS, Retriever
 from modules.tokenizer.semids import seeded_order
@@ -27,6 +29,9 @@ class Searcher(nn.Module):
         retriever: model, tokenizer, and how the run is searched.
         items: [J] the only rows that can be found, at least one; None: all.
         cuda_graphs: replay the search as CUDA graphs where the model is on CUDA.
+
+    Raises:
+        UserError: a memory on a device without fp64.
     """
 
     name = "TIGER"
@@ -40,6 +45,12 @@ class Searcher(nn.Module):
         order = retriever.settings.order
         self.register_buffer("order", (seeded_order(info.item_keys, info.seed) if order is None else order).to(device), persistent=False)
         self.trie, self.items = self.tokenizer.trie, items
+        self.memory_weight = retriever.settings.memory_weight
+        self.memory = retriever.memory if self.memory_weight > 0 else None
+        if self.memory is None and self.memory_weight > 0:
+            raise ValueError(f"a memory_weight of {self.memory_weight} needs the retriever's memory")
+        if self.memory is not None and device.type == "mps":
+            raise UserError("train.memory_weight needs fp64, which MPS has not; set train.device = 'cpu', or train.memory_weight = 0")
         self._allowed: Tensor | None = None
         if items is not None:
             self.items = items = items.to(device)
@@ -101,11 +112,13 @@ class Searcher(nn.Module):
     def _search(self, batch: SeqBatch, beam_size: int, barred: Tensor | None, cached: bool = True) -> SearchResult:
         """``cached``: autocast may keep the weights it cast; not within a graph, which must read what they have become."""
         listed = None if self._allowed is not None else self.items
+        masses = self._memory_of(batch.item_ids, barred)
         if barred is not None and listed is not None:
             barred = torch.where(barred == PAD, PAD, self._row[barred.clamp(min=0)])
+        ranking = None if masses is None else Mixture(self.trie, self.memory_weight, masses, barred, self._allowed)
         with self._autocast(cached):
             found = self.model.generate_next_sem_id(
-                self.tokenizer(batch), self.trie, beam_size, barred, self.tokenizer.num_levels, among=self._allowed
+                self.tokenizer(batch), self.trie, beam_size, barred, self.tokenizer.num_levels, ranking=ranking, among=self._allowed
             )
         item_ids = found.item_ids
         if listed is not None:
@@ -114,6 +127,15 @@ class Searcher(nn.Module):
         sem_ids = found.sem_ids.gather(1, places.unsqueeze(-1).expand_as(found.sem_ids))
         log_probs, keys = found.log_probs.gather(1, places), found.keys.gather(1, places)
         return SearchResult(item_ids.gather(1, places), log_probs, sem_ids, found.tuples, keys)
+
+    def _memory_of(self, history: Tensor, barred: Tensor | None) -> Masses | None:
+        """What the memory expects after histories [B, N], of items that are not ``barred`` [B, S]; as the searched trie numbers them."""
+        if self.memory is None:
+            return None
+        items, probs, others = self.memory.distribution(history, barred, None if self.items is None else self._row != PAD)
+        if self.items is not None and self._allowed is None:
+            items = torch.where(items == PAD, PAD, self._row[items.clamp(min=0)])
+        return Masses(items, probs, others)
 
     def _autocast(self, cached: bool = True) -> AbstractContextManager[None]:
         if self.dtype is None and torch.compiler.is_compiling():

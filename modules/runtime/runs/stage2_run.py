@@ -12,7 +12,11 @@ from torch import Tensor
 from data.io.files import write_whole
 from data.schemas import UserError
 from modules.catalogue import Catalogue
+from modules.memory import Memory
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
+from modules.nearest import directions
+from modules.runtime.runs.memory_files import load_memory
+from modules.runtime.runs.text_vectors import load_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights
 from modules.tokenizer.semids import SemanticIdTokenizer
 
@@ -33,6 +37,7 @@ class SearchSettings(NamedTuple):
     beam_size: int = 50
     precision: str = "fp32"  # one of PRECISIONS
     order: Tensor | None = None  # [I] rank of every item among those of equal score; None: the tokenizer's seeded order
+    memory_weight: float = 0.0  # share of the memory in the score, in [0, 1]
 
 
 class Retriever(NamedTuple):
@@ -42,12 +47,13 @@ class Retriever(NamedTuple):
     tokenizer: SemanticIdTokenizer
     titles: list[str]  # [I]
     settings: SearchSettings = SearchSettings()
+    memory: Memory | None = None  # where settings.memory_weight > 0
 
 
 def record_search(folder: Path, settings: SearchSettings) -> None:
     """Writes how the run's figures were made."""
     order = None if settings.order is None else settings.order.tolist()
-    write_whole(folder / SEARCH, json.dumps({"precision": settings.precision, "beam_size": settings.beam_size, "order": order}))
+    write_whole(folder / SEARCH, json.dumps({**settings._asdict(), "order": order}))
 
 
 def load_search(folder: Path) -> SearchSettings | None:
@@ -64,7 +70,10 @@ def load_search(folder: Path) -> SearchSettings | None:
         order = None if found["order"] is None else torch.tensor(found["order"], dtype=torch.int64)
         if found["precision"] not in PRECISIONS:
             raise ValueError(f"precision {found['precision']!r}")
-        return SearchSettings(int(found["beam_size"]), found["precision"], order)
+        weight = float(found.get("memory_weight", 0))
+        if not 0 <= weight <= 1:
+            raise ValueError(f"memory_weight {weight}")
+        return SearchSettings(int(found["beam_size"]), found["precision"], order, weight)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy it again, or use the version that wrote it") from error
 
@@ -126,7 +135,13 @@ def load_retriever(folder: Path, device: torch.device | str = "cpu") -> Retrieve
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a run of train_decoder.py ({error}); give the directory that it printed as 'run'") from error
     tokenizer = SemanticIdTokenizer.load(folder).to(device)
-    catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids) if config.needs_catalogue else None
+    catalogue = None
+    if config.needs_catalogue:
+        vectors = load_vectors(folder, tokenizer.num_items) if config.text_projection else None
+        texts = None if vectors is None else directions(vectors).to(device)
+        catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids, texts=texts)
     model = EncoderDecoderRetrievalModel(config, vocab_sizes, catalogue)
     load_weights(model, folder / WEIGHTS)
-    return Retriever(model.to(device).eval(), tokenizer, titles, load_search(folder) or SearchSettings())
+    settings = load_search(folder) or SearchSettings()
+    memory = load_memory(folder, tokenizer.num_items).to(device) if settings.memory_weight > 0 else None
+    return Retriever(model.to(device).eval(), tokenizer, titles, settings, memory)
