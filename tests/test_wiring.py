@@ -33,8 +33,7 @@ def metrics_of(run: Path) -> dict:
 
 def test_the_row_not_barred_is_not_barred(trained: Path) -> None:
     rows = metrics_of(trained / "decoder" / "beauty")["test"]
-    assert [row["filter_history"] for row in rows.values()] == [True, False, True, True]
-    assert rows["TIGER, history not barred"]["filter_history"] is False
+    assert {name for name, row in rows.items() if not row["filter_history"]} == {"TIGER, history not barred"}
     assert rows["TIGER, history not barred"]["metrics"] != rows["TIGER"]["metrics"]
 
 
