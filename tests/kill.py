@@ -74,6 +74,7 @@ def fork(stage: str, folder: Path, rqvae: Path, at_event: int | None = None, aft
     """Runs a start in a fork, which is killed right before an operation on files or after some seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     events = folder / "events"
+    events.unlink(missing_ok=True)  # a start before this one may have ended well and left its own
     began = time.perf_counter()
     child = os.fork()
     if child == 0:
