@@ -30,6 +30,7 @@ class DecoderConfig:
     learned_items: bool = True  # with "items": a learned vector of each item in its token
     item_dropout: float = 0.0  # probability that an item's learned vector is left out in training
     text_projection: bool = False  # with "items": the item's text vector, projected, in its token
+    decoder_reads_state: bool = False  # with "items": the encoder's state behind the last item is added to every decoder input
     code_softmax: str = "codebook"  # or "children": over the codes that exist below the prefix
     node_embeddings: bool = False  # with "children": a learned vector of each trie node
     node_dropout: float = 0.0  # probability that a node's learned vector is left out in training
@@ -78,7 +79,7 @@ class DecoderConfig:
             if value not in allowed:
                 yield f"train.{name} is {value!r}; it can be {' or '.join(map(repr, allowed))}"
         if self.history_tokens != "items":
-            for name in ("text_projection", "tie_nodes", "item_head"):
+            for name in ("text_projection", "decoder_reads_state", "tie_nodes", "item_head"):
                 if getattr(self, name):
                     yield f"train.{name} needs item vectors; set train.history_tokens = 'items' or train.{name} = False"
         elif self.separator:

@@ -135,9 +135,12 @@ class EncoderDecoderRetrievalModel(nn.Module):
         device = x.device.type
         return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
-    def item_states(self, encoded: Encoded, batch: TokenizedSeqBatch) -> Tensor:
-        """[B, P, D]: the encoder's state behind the last item before each target, where an item is one token."""
-        index = self._last_items(batch) + encoded.states.shape[1] - batch.mask.shape[1]
+    def item_states(self, encoded: Encoded, batch: TokenizedSeqBatch, last: Tensor | None = None) -> Tensor:
+        """[B, P, D]: the encoder's state behind the last item before each target, where an item is one token.
+
+        ``last`` [B or 1, P]: positions of those items, where they are not the batch's own.
+        """
+        index = (self._last_items(batch) if last is None else last) + encoded.states.shape[1] - batch.mask.shape[1]
         return encoded.states.take_along_dim(index.unsqueeze(-1), dim=1)
 
     # -- training -----------------------------------------------------------------------------------------------------------------------
@@ -154,7 +157,10 @@ class EncoderDecoderRetrievalModel(nn.Module):
         num_codes = len(self.vocab_sizes)
         previous = self.target_embedding(batch.target_sem_ids[..., : num_codes - 1])
         x = torch.cat([torch.zeros_like(previous[..., :1, :]) if num_codes > 1 else self._blank(batch), previous], dim=2)
-        x = self._in_compute_dtype(x + self.level_embedding)
+        x = x + self.level_embedding
+        if self.config.decoder_reads_state:
+            x = x + self.item_states(encoded, batch).unsqueeze(2)
+        x = self._in_compute_dtype(x)
         cross_bias = self._cross_bias(encoded, self._last_items(batch)).repeat_interleave(num_codes, dim=2)
         return self.decoder(x, encoded.memory, self._in_compute_dtype(self.self_bias), cross_bias)
 
@@ -224,8 +230,11 @@ class EncoderDecoderRetrievalModel(nn.Module):
             encoded: what ``encode`` gave for the batch, where it is at hand.
         """
         encoded = self.encode(batch) if encoded is None else encoded
-        cross_bias = self._cross_bias(encoded, batch.mask.sum(1, keepdim=True) - 1)
-        states = BeamStates(self.decoder, self.target_embedding, self.level_embedding, encoded.memory, cross_bias, self._in_compute_dtype)
+        last = batch.mask.sum(1, keepdim=True) - 1
+        cross_bias, levels = self._cross_bias(encoded, last), self.level_embedding
+        if self.config.decoder_reads_state:
+            levels = levels + self.item_states(encoded, batch, last)
+        states = BeamStates(self.decoder, self.target_embedding, levels, encoded.memory, cross_bias, self._in_compute_dtype)
         scorer: ChildScorer
         if self.tree is None:
             depth = trie.depth if tuple_depth is None else tuple_depth

@@ -35,7 +35,8 @@ SWITCHES = {
     "nodes": NODES,
     "tied": CHILDREN | ITEMS | {"tie_nodes": True},
     "best": BEST,
-    "everything": BEST | {"tie_nodes": True, "distill": 0.4, "text_projection": True, "num_user_buckets": 50},
+    "items-state": ITEMS | {"decoder_reads_state": True, "num_user_buckets": 50},
+    "everything": BEST | {"tie_nodes": True, "decoder_reads_state": True, "distill": 0.4, "text_projection": True, "num_user_buckets": 50},
     "bidirectional": BEST | {"encoder_attention": "bidirectional", "position": "learned", "num_user_buckets": 50},
 }
 switches = pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)

@@ -69,6 +69,9 @@ class DecoderOptions(RunOptions, DataOptions):
     learned_items: bool = option(True, 'with history_tokens = "items": a learned vector of each item in its token.')
     item_dropout: Share = option(0.0, "probability that an item's learned vector is left out in training.")
     text_projection: bool = option(False, 'with history_tokens = "items": the item\'s text vector, projected, in its token.')
+    decoder_reads_state: bool = option(
+        False, 'with history_tokens = "items": the encoder\'s state behind the last item is added to every decoder input.'
+    )
     code_softmax: Literal["codebook", "children"] = option(
         "codebook", "what a code competes with: the level's whole codebook (the paper's), or the codes that exist below the prefix."
     )
