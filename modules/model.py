@@ -136,10 +136,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
     def item_states(self, encoded: Encoded, batch: TokenizedSeqBatch, last: Tensor | None = None) -> Tensor:
-        """[B, P, D]: the encoder's state behind the last item before each target, where an item is one token.
-
-        ``last`` [B or 1, P]: positions of those items, where they are not the batch's own.
-        """
+        """[B, P, D]: the encoder's states behind the items ``last`` [B or 1, P], or before each target, where an item is one token."""
         index = (self._last_items(batch) if last is None else last) + encoded.states.shape[1] - batch.mask.shape[1]
         return encoded.states.take_along_dim(index.unsqueeze(-1), dim=1)
 
@@ -157,12 +154,16 @@ class EncoderDecoderRetrievalModel(nn.Module):
         num_codes = len(self.vocab_sizes)
         previous = self.target_embedding(batch.target_sem_ids[..., : num_codes - 1])
         x = torch.cat([torch.zeros_like(previous[..., :1, :]) if num_codes > 1 else self._blank(batch), previous], dim=2)
-        x = x + self.level_embedding
-        if self.config.decoder_reads_state:
-            x = x + self.item_states(encoded, batch).unsqueeze(2)
-        x = self._in_compute_dtype(x)
-        cross_bias = self._cross_bias(encoded, self._last_items(batch)).repeat_interleave(num_codes, dim=2)
+        last = self._last_items(batch)
+        x = self._in_compute_dtype(x + self._level_inputs(encoded, batch, last))
+        cross_bias = self._cross_bias(encoded, last).repeat_interleave(num_codes, dim=2)
         return self.decoder(x, encoded.memory, self._in_compute_dtype(self.self_bias), cross_bias)
+
+    def _level_inputs(self, encoded: Encoded, batch: TokenizedSeqBatch, last: Tensor) -> Tensor:
+        """Added to the decoder's input of each level: [C, D], or [B, P, C, D] where it reads the states behind the items ``last``."""
+        if not self.config.decoder_reads_state:
+            return self.level_embedding
+        return self.level_embedding + self.item_states(encoded, batch, last).unsqueeze(2)
 
     def target_logits(self, batch: TokenizedSeqBatch) -> list[Tensor]:
         """For each level the logits [B, P, K] of its codebook, given the history and the target's codes of the levels above."""
@@ -231,9 +232,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         """
         encoded = self.encode(batch) if encoded is None else encoded
         last = batch.mask.sum(1, keepdim=True) - 1
-        cross_bias, levels = self._cross_bias(encoded, last), self.level_embedding
-        if self.config.decoder_reads_state:
-            levels = levels + self.item_states(encoded, batch, last)
+        cross_bias, levels = self._cross_bias(encoded, last), self._level_inputs(encoded, batch, last)
         states = BeamStates(self.decoder, self.target_embedding, levels, encoded.memory, cross_bias, self._in_compute_dtype)
         scorer: ChildScorer
         if self.tree is None:

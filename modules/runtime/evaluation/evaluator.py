@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from data.io.progress import progress
 from data.processed import SeqData
 from data.schemas import PAD, SeqBatch
 from evaluate.evaluation import Evaluation, evaluate_lists, sample_table, slice_users
@@ -119,7 +119,7 @@ class Evaluator:
         """This process' batches; ``what`` is counted by a bar."""
         batches = list(self.data.eval_batches(part, self.protocol.batch_size, users))
         own = batches[self.ranks.index :: self.ranks.count]
-        for batch in tqdm(own, desc=f"{what}, {part}", disable=what is None or not self.ranks.main, mininterval=1.0):
+        for batch in progress(own, desc=f"{what}, {part}", disable=what is None or not self.ranks.main):
             self.pause()
             yield batch
 
