@@ -106,7 +106,7 @@ def train(options: DecoderOptions) -> None:
         run.say(f"training {steps:,} steps of {targets} targets, {epoch:,.0f} steps an epoch ({steps / epoch:.1f} epochs)")
         run.say(f"run      {run.describe()}")
 
-        searched = SearchSettings(options.beam_size, precision_name(placement.autocast_dtype), order, options.memory_weight)
+        searched = filled(SearchSettings, options, precision=precision_name(placement.autocast_dtype), order=order)
         untrained = Untrained(data.split.train, order, vectors) if options.memory_weight else None
         retriever = Retriever(model, tokenizer, corpus.titles, searched, None if untrained is None else untrained.memory)
         protocol = Protocol(options.filter_history, options.top_k_eval_list, options.eval_batch_size, options.eval_users, options.seed)

@@ -1,6 +1,6 @@
 """The dense item head: a softmax over items on the encoder's state behind the last item, and what a search makes of it.
 
-SASRec's objective with full cross-entropy, on the encoder that the decoder reads. Two uses at inference: ``full_log_probs`` scores the
+SASRec's objective with full cross-entropy, on the encoder that the decoder reads. Two uses at inference: ``full_probs`` scores the
 whole catalogue (O(items) a user); ``rescore`` mixes distributions over the items that a beam search found (independent of the catalogue).
 Shape letters: B batch, P targets a row, I items, D width, W candidates, n sampled items.
 """
@@ -85,14 +85,25 @@ def sampled_loss(states: Tensor, targets: Tensor, target_vectors: Tensor, items:
     return loss.masked_fill(~real, 0).sum() / real.sum().clamp_min(1)
 
 
-def full_log_probs(states: Tensor, table: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Log-probability of every item; ``seen`` [B, S], PAD-filled, gets none of the probability: states [B, D], table [I, D] -> [B, I]."""
+def full_probs(states: Tensor, table: Tensor, barred: Tensor | None = None, among: Tensor | None = None) -> Tensor:
+    """The probability of every item among those that are left.
+
+    Args:
+        states: [B, D].
+        table: [I, D].
+        barred: [B, S] items, PAD-filled; None bars none.
+        among: [I] bool, the items that may be found; None: all.
+
+    Returns:
+        [B, I] fp32, 0 for items that are not left; all 0 where none is.
+    """
     logits = (states @ table.to(states.dtype).T).float()
-    if seen is not None:
-        barred = torch.zeros(len(logits), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
-        barred.scatter_(1, torch.where(seen == PAD, logits.shape[1], seen), True)
-        logits = logits.masked_fill(barred[:, :-1], -torch.inf)
-    return logits.log_softmax(-1)
+    if barred is not None:
+        without = torch.zeros(logits.shape[0], logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(without.scatter_(1, torch.where(barred == PAD, logits.shape[1], barred), True)[:, :-1], -torch.inf)
+    if among is not None:
+        logits = logits.masked_fill(~among, -torch.inf)
+    return logits.softmax(-1).nan_to_num(0.0)
 
 
 def candidate_scores(states: Tensor, vectors: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
     def item_states(self, encoded: Encoded, batch: TokenizedSeqBatch, last: Tensor | None = None) -> Tensor:
         """[B, P, D]: the encoder's states behind the items ``last`` [B or 1, P], or before each target, where an item is one token."""
         index = (self._last_items(batch) if last is None else last) + encoded.states.shape[1] - batch.mask.shape[1]
-        return encoded.states.take_along_dim(index.unsqueeze(-1), dim=1)
+        return encoded.states.gather(1, index.unsqueeze(-1).expand(encoded.states.shape[0], -1, encoded.states.shape[2]))
 
     # -- training -----------------------------------------------------------------------------------------------------------------------
 

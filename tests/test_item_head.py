@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.schemas import PAD
-from modules.item_head import candidate_scores, full_log_probs, full_loss, rescore, sampled_loss
+from modules.item_head import candidate_scores, full_loss, full_probs, rescore, sampled_loss
 
 NUM_ITEMS, DIM = 30, 5
 
@@ -57,11 +57,25 @@ def test_a_draw_of_nothing_but_targets_has_a_finite_loss():
 def test_barred_items_get_nothing_and_the_rest_sums_to_one():
     states, _, table = drawn()
     seen = torch.tensor([[0, 3, PAD], [PAD, PAD, PAD], [5, 5, 29], [1, 2, 3]])
-    log_probs = full_log_probs(states[:, 0], table, seen)
-    torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(4))
+    probs = full_probs(states[:, 0], table, seen)
+    torch.testing.assert_close(probs.sum(1), torch.ones(4))
     for row, items in enumerate(seen.tolist()):
-        assert {item for item in range(NUM_ITEMS) if log_probs[row, item] == -torch.inf} == set(items) - {PAD}
-    torch.testing.assert_close(full_log_probs(states[:, 0], table)[1], log_probs[1])
+        assert {item for item in range(NUM_ITEMS) if probs[row, item] == 0} == set(items) - {PAD}
+    torch.testing.assert_close(full_probs(states[:, 0], table)[1], probs[1])
+
+
+def test_only_the_items_that_may_be_found_have_a_probability():
+    states, _, table = drawn()
+    among = torch.arange(NUM_ITEMS) < 3
+    probs = full_probs(states[:, 0], table, torch.tensor([[0, PAD], [PAD, PAD], [1, 2], [9, 9]]), among)
+    assert (probs[:, 3:] == 0).all()
+    torch.testing.assert_close(probs.sum(1), torch.ones(4))
+    assert probs[2, 0] == 1
+
+
+def test_where_nothing_is_left_nothing_has_a_probability():
+    states, _, table = drawn()
+    assert (full_probs(states[:1, 0], table, torch.arange(NUM_ITEMS).unsqueeze(0)) == 0).all()
 
 
 def test_scores_of_candidates_are_those_of_the_whole_catalogue():

@@ -14,7 +14,7 @@ from data.schemas import PAD, TokenizedSeqBatch, UserError
 from modules import beam_search, item_head
 from modules.catalogue import Catalogue as Items
 from modules.embedding import ItemDistanceBias
-from modules.mixture import Mixture, softmax_masses
+from modules.mixture import CandidateMasses, Mixture, softmax_masses
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.runtime.training.checkpoint import load_weights, save_weights
 from tests.test_beam_search import NoValues
@@ -389,7 +389,7 @@ def test_the_mixture_in_the_trained_search_equals_the_formula_over_all_items(dev
     left = torch.tensor([19, 18, 19, 18], device=device)
     candidates = torch.tensor([[0, 1, 2, 4], [1, 2, 3, PAD], [19, 18, PAD, PAD], [PAD] * 4], device=device)
     masses = softmax_masses(candidates, torch.randn(4, 4, device=device), torch.zeros(4, device=device), left)
-    found = model.generate_next_sem_id(batch, items.trie, 20, seen, ranking=Mixture(items.trie, 0.6, masses, seen))
+    found = model.generate_next_sem_id(batch, items.trie, 20, seen, ranking=Mixture([(0.6, CandidateMasses(items.trie, masses, seen))]))
     shares, ids = scores_of_items(model, catalogue, batch).exp(), catalogue.ids()
     for row in range(4):
         q = torch.full((20,), masses.background[row].item(), device=device)

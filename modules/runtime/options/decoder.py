@@ -104,6 +104,14 @@ class DecoderOptions(RunOptions, DataOptions):
         'the memory\'s; 0: the model alone, 1: the memory alone. With code_softmax = "codebook" the p of all items sum to less than 1, '
         "so that the memory weighs more than its share.",
     )
+    head_weight: UnitInterval = option(
+        0.0, "share of the item head in the search, likewise; the model has what memory_weight and head_weight leave."
+    )
+    head_scores: Literal["full", "found"] = option(
+        "full",
+        "what the item head scores in a search: full, all items, which costs time for all of them; found, those that the search found; "
+        "they are then sorted by model, memory and head, each as a distribution over them.",
+    )
     filter_history: bool = option(
         True,
         "the search bars items of the user's history (a repeated item can then not be hit); selection uses this; the test report has the "
@@ -141,6 +149,13 @@ class DecoderOptions(RunOptions, DataOptions):
                 f"train.beam_size = {beams} cannot fill recall@{max(cutoffs)} of train.top_k_eval_list; raise it to at least that or drop "
                 "the cut-off"
             )
+        if self.memory_weight + self.head_weight > 1:
+            yield (
+                f"train.memory_weight = {self.memory_weight} and train.head_weight = {self.head_weight} are shares of one score; "
+                "together they must be at most 1"
+            )
+        if self.head_weight and not self.item_head:
+            yield f"train.head_weight = {self.head_weight} asks the item head; set train.item_head = True or train.head_weight = 0"
         if len(quantiles) != 2 or not 0 < quantiles[0] < quantiles[1]:
             yield f"train.split_quantiles is {list(quantiles)}; it needs two shares above 0, the smaller one first"
         if self.split_by == "time":

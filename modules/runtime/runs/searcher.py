@@ -1,7 +1,8 @@
 """The one search: evaluation, recommend.py, the exported program and a call from Python all ask it, so that what is served was evaluated.
 
 It computes in the run's precision, bars the history whole however long it is, and puts items of equal score in the run's order. Where
-the run has a memory_weight, items are ranked by the mixture of the model with the memory (modules.mixture).
+the run has a memory_weight or a head_weight, items are ranked by the mixture of the model with the memory and the item head
+(modules.mixture). The item head scores all items, or those alone that the search found, which it then sorts anew.
 Shape letters: B batch, S items of a history, N those the model reads, W beams, C codes of an ID, I items, J items of a shortlist.
 """
 
@@ -15,7 +16,8 @@ from data.schemas import PAD, SeqBatch, UserError
 from evaluate.metrics import places_with_ties
 from evaluate.rankers import Found
 from modules.beam_search import SearchResult
-from modules.mixture import Masses, Mixture
+from modules.item_head import candidate_scores, full_probs, rescore
+from modules.mixture import CandidateMasses, ItemMasses, Masses, Mixture, NodeMasses
 from modules.runtime.evaluation.cuda_graphs import ReplayedSearch
 from modules.runtime.runs.stage2_run import PRECISIONS, Retriever
 from modules.tokenizer.semids import seeded_order
@@ -45,18 +47,23 @@ class Searcher(nn.Module):
         order = retriever.settings.order
         self.register_buffer("order", (seeded_order(info.item_keys, info.seed) if order is None else order).to(device), persistent=False)
         self.trie, self.items = self.tokenizer.trie, items
-        self.memory_weight = retriever.settings.memory_weight
+        self.memory_weight, self.head_weight = retriever.settings.memory_weight, retriever.settings.head_weight
+        self.sorts_found = self.head_weight > 0 and retriever.settings.head_scores == "found"
         self.memory = retriever.memory if self.memory_weight > 0 else None
         if self.memory is None and self.memory_weight > 0:
             raise ValueError(f"a memory_weight of {self.memory_weight} needs the retriever's memory")
         if self.memory is not None and device.type == "mps":
             raise UserError("train.memory_weight needs fp64, which MPS has not; set train.device = 'cpu', or train.memory_weight = 0")
+        if self.head_weight > 0 and device.type == "mps" and not self.sorts_found:
+            raise UserError("train.head_weight needs fp64, which MPS has not; set train.device = 'cpu', or train.head_weight = 0")
         self._allowed: Tensor | None = None
+        self._listed: Tensor | None = None
         if items is not None:
             self.items = items = items.to(device)
             self._row = torch.full((self.tokenizer.num_items,), PAD, device=device)
             self._row[items] = torch.arange(len(items), device=device)
             if self.model.tree is None:
+                self._listed = items
                 self.trie = PrefixTrie(self.tokenizer.sem_ids[items], self.tokenizer.vocab_sizes, self.order[items])
             else:  # its nodes have the vectors: the other items are barred in it
                 self._allowed = self._row != PAD
@@ -111,15 +118,24 @@ class Searcher(nn.Module):
 
     def _search(self, batch: SeqBatch, beam_size: int, barred: Tensor | None, cached: bool = True) -> SearchResult:
         """``cached``: autocast may keep the weights it cast; not within a graph, which must read what they have become."""
-        listed = None if self._allowed is not None else self.items
+        listed = self._listed
         masses = self._memory_of(batch.item_ids, barred)
+        of_trie = barred
         if barred is not None and listed is not None:
-            barred = torch.where(barred == PAD, PAD, self._row[barred.clamp(min=0)])
-        ranking = None if masses is None else Mixture(self.trie, self.memory_weight, masses, barred, self._allowed)
+            of_trie = torch.where(barred == PAD, PAD, self._row[barred.clamp(min=0)])
         with self._autocast(cached):
+            tokens = self.tokenizer(batch)
+            encoded = self.model.encode(tokens)
+            states = None
+            if self.head_weight > 0:
+                states = self.model.item_states(encoded, tokens, tokens.mask.sum(1, keepdim=True) - 1)[:, 0]
+            remembered = None if masses is None else CandidateMasses(self.trie, masses, of_trie, self._allowed)
+            ranking = self._ranking(states, remembered, barred)
             found = self.model.generate_next_sem_id(
-                self.tokenizer(batch), self.trie, beam_size, barred, self.tokenizer.num_levels, ranking=ranking, among=self._allowed
+                tokens, self.trie, beam_size, of_trie, self.tokenizer.num_levels, ranking=ranking, among=self._allowed, encoded=encoded
             )
+        if states is not None and self.sorts_found:
+            found = found._replace(keys=self._keys_of_found(found, states, remembered))
         item_ids = found.item_ids
         if listed is not None:
             item_ids = torch.where(item_ids == PAD, PAD, listed[item_ids.clamp(min=0)])
@@ -128,12 +144,36 @@ class Searcher(nn.Module):
         log_probs, keys = found.log_probs.gather(1, places), found.keys.gather(1, places)
         return SearchResult(item_ids.gather(1, places), log_probs, sem_ids, found.tuples, keys)
 
+    def _ranking(self, states: Tensor | None, remembered: CandidateMasses | None, barred: Tensor | None) -> Mixture | None:
+        """What the search ranks nodes by; None: by the model alone."""
+        shares: list[tuple[float, NodeMasses]] = []
+        if remembered is not None:
+            shares.append((self.memory_weight / (1 - self.head_weight) if self.sorts_found else self.memory_weight, remembered))
+        if states is not None and not self.sorts_found:
+            assert self.model.items is not None
+            probs = full_probs(states, self.model.items.table(), barred, None if self.items is None else self._row != PAD)
+            shares.append((self.head_weight, ItemMasses(self.trie, probs if self._listed is None else probs[:, self._listed])))
+        return Mixture(shares) if shares or self.sorts_found else None
+
+    def _keys_of_found(self, found: SearchResult, states: Tensor, remembered: CandidateMasses | None) -> Tensor:
+        """Keys [B, W] of what was found: model, memory and item head, each as a distribution over these items, mixed."""
+        assert self.model.items is not None
+        items = found.item_ids.clamp_min(0)
+        vectors = self.model.items.vectors(items if self._listed is None else self._listed[items])
+        scores = [found.log_probs, candidate_scores(states, vectors.to(states.dtype))]
+        weights = [1 - self.head_weight - self.memory_weight, self.head_weight]
+        if remembered is not None:
+            mass = remembered(self.trie.depth + 1, self.trie.item_position[items].long())
+            scores.append(mass.clamp_min(torch.finfo(torch.float64).tiny).log().float())
+            weights.append(self.memory_weight)
+        return rescore([score.masked_fill(found.item_ids == PAD, -torch.inf) for score in scores], weights)
+
     def _memory_of(self, history: Tensor, barred: Tensor | None) -> Masses | None:
         """What the memory expects after histories [B, N], of items that are not ``barred`` [B, S]; as the searched trie numbers them."""
         if self.memory is None:
             return None
         items, probs, others = self.memory.distribution(history, barred, None if self.items is None else self._row != PAD)
-        if self.items is not None and self._allowed is None:
+        if self._listed is not None:
             items = torch.where(items == PAD, PAD, self._row[items.clamp(min=0)])
         return Masses(items, probs, others)
 

@@ -13,6 +13,7 @@ from data.io.files import write_whole
 from data.schemas import UserError
 from modules.catalogue import Catalogue
 from modules.memory import Memory
+from modules.mixture import check_weights
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.nearest import directions
 from modules.runtime.runs.memory_files import load_memory
@@ -38,6 +39,8 @@ class SearchSettings(NamedTuple):
     precision: str = "fp32"  # one of PRECISIONS
     order: Tensor | None = None  # [I] rank of every item among those of equal score; None: the tokenizer's seeded order
     memory_weight: float = 0.0  # share of the memory in the score, in [0, 1]
+    head_weight: float = 0.0  # share of the item head in the score; the model has what both leave
+    head_scores: str = "full"  # or "found": over all items, or over those that the search found
 
 
 class Retriever(NamedTuple):
@@ -70,11 +73,10 @@ def load_search(folder: Path) -> SearchSettings | None:
         order = None if found["order"] is None else torch.tensor(found["order"], dtype=torch.int64)
         if found["precision"] not in PRECISIONS:
             raise ValueError(f"precision {found['precision']!r}")
-        weight = float(found.get("memory_weight", 0))
-        if not 0 <= weight <= 1:
-            raise ValueError(f"memory_weight {weight}")
-        return SearchSettings(int(found["beam_size"]), found["precision"], order, weight)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        memory, head = float(found.get("memory_weight", 0)), float(found.get("head_weight", 0))
+        check_weights([memory, head])
+        return SearchSettings(int(found["beam_size"]), found["precision"], order, memory, head, str(found.get("head_scores", "full")))
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy it again, or use the version that wrote it") from error
 
 
