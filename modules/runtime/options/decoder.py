@@ -77,6 +77,10 @@ class DecoderOptions(RunOptions, DataOptions):
     tie_nodes: bool = option(False, "the mean of the item vectors below a node is part of the node's vector.")
     item_head: bool = option(False, "train a softmax over items on the encoder's last state, too.")
     item_head_weight: NonNegative = option(1.0, "weight of its loss beside the codes'.")
+    full_softmax_items: Count = option(
+        100_000, "items of the largest catalogue over all of which a softmax over items is trained; that of a larger one is sampled."
+    )
+    sampled_items: Count = option(8192, "items that a step draws where the softmax over items is sampled.")
     distill: Share = option(0.0, "share of a target code's probability that the item head gives.")
     history_init_std: NonNegative | None = option(
         None, 'initial deviation of code and item embeddings in the encoder; None: 1 for "codes", .05 for "items".'
