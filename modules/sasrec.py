@@ -37,11 +37,13 @@ class SASRecConfig:
     def __post_init__(self) -> None:
         problems = []
         if min(self.dim, self.num_layers, self.num_heads, self.ff_dim, self.max_seq_len, self.sampled_items) < 1:
-            problems.append("SASRec's widths, heads, layers, history length and sampled items must all be at least 1")
+            problems.append("SASRec's widths, heads, layers, train.max_seq_len and train.sampled_items must all be at least 1")
         elif self.dim % self.num_heads:
-            problems.append(f"SASRec's width {self.dim} cannot be split over {self.num_heads} heads: take a multiple of them")
+            problems.append(
+                f"train.decoder_embed_dim = {self.dim} cannot be split over train.attn_heads = {self.num_heads}: take a multiple"
+            )
         if not 0 <= self.dropout < 1:
-            problems.append(f"SASRec's dropout is {self.dropout}; it must lie in [0, 1)")
+            problems.append(f"train.dropout_p is {self.dropout}; it must lie in [0, 1)")
         if problems:
             raise UserError(*problems)
 

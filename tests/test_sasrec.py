@@ -220,9 +220,9 @@ def test_an_empty_history_has_scores():
 def test_rows_that_are_too_long_and_shapes_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="6 items at most: got rows of 7"):
         model_of().scores(batch_of([[0] * 7]))
-    with pytest.raises(UserError, match="width 16 cannot be split over 3 heads"):
+    with pytest.raises(UserError, match=r"decoder_embed_dim = 16 cannot be split over train\.attn_heads = 3"):
         replace(SMALL, num_heads=3)
-    with pytest.raises(UserError, match=r"dropout is 1\.0"):
+    with pytest.raises(UserError, match=r"dropout_p is 1\.0"):
         replace(SMALL, dropout=1.0)
     with pytest.raises(UserError, match="at least 1"):
         replace(SMALL, num_layers=0)
