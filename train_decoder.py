@@ -32,6 +32,7 @@ from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
 from modules.runtime.evaluation.baselines import Untrained
 from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
+from modules.runtime.evaluation.light_gcn import light_gcn_ranker
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs.hub import find_snapshot, push
 from modules.runtime.runs.recommender import Recommender
@@ -106,7 +107,10 @@ def train(options: DecoderOptions) -> None:
         seconds = fit(recommender, data, evaluator, options, plan, placement, ranks, run)
         ranks.wait()
         load_weights(model.eval(), run.folder / WEIGHTS)
-        rankers = (untrained or Untrained(data.split.train, order, vectors)).rankers()
+        untrained = untrained or Untrained(data.split.train, order, vectors)
+        rankers = [*untrained.rankers()]
+        if options.light_gcn_epochs:
+            rankers.append(light_gcn_ranker(untrained, evaluator, options.light_gcn_epochs, run.say))
         if ranks.main:
             recommender.write_search(run.folder)
         with memory_advice(EVALUATION_KNOBS):

@@ -134,6 +134,9 @@ class DecoderOptions(RunOptions, DataOptions):
     full_eval_every: Count = option(2500, "steps between validations by search, which select the checkpoint.")
     patience: Natural = option(5, "stop after so many of them without a better ndcg@10; 0 never stops.")
     do_eval: bool = option(True, "at the end evaluate all users on validation and, once, on test; False keeps the test unread.")
+    light_gcn_epochs: Natural = option(
+        0, "epochs for which LightGCN is trained at the end, as one more baseline of the report; 0 leaves it out."
+    )
     push_decoder_to_hf: bool = option(False, "upload the finished run to the Hugging Face Hub.", may_differ=True)
     decoder_hf_model_name: Text | None = option(None, "its name there, owner/name.", may_differ=True)
 
