@@ -20,7 +20,7 @@ SHORT = {
     "decoder": [*DECODER, "iterations=60", "save_model_every=20", "full_eval_every=30", "partial_eval_every=20", "dropout_p=0.0"],
     "sasrec": [*SASREC, "iterations=60", "save_model_every=20", "full_eval_every=30", "partial_eval_every=20", "dropout_p=0.0"],
 }
-RUN = STAGES | {"sasrec": run_sasrec}
+RUN, SCRIPT = STAGES | {"sasrec": run_sasrec}, {"rqvae": "train_rqvae.py"}
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -30,9 +30,7 @@ LAUNCHERS = {
 
 def launch(stage: str, data: Path, root: Path, launcher: str, *overrides: str, stop_at: int | None = None, bf16: str | None = None):
     """Starts two processes of a script, or ends them by SIGTERM in the update ``stop_at``; ``bf16`` is as in tests/startup."""
-    script = (
-        ["train_rqvae.py" if stage == "rqvae" else "train_decoder.py"] if stop_at is None else ["-m", "tests.stop_at", str(stop_at), stage]
-    )
+    script = [SCRIPT.get(stage, "train_decoder.py")] if stop_at is None else ["-m", "tests.stop_at", str(stop_at), stage]
     command = [sys.executable, *LAUNCHERS[launcher], *script, f"configs/{stage}_amazon.gin", *places(stage, data, root)]
     return start([*command, *SHORT[stage], *overrides], **({} if bf16 is None else {"TESTS_BF16": bf16}))
 

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 import recommend
-from benchmarks import compare
+from benchmarks import beams, compare
 from data.processed import DataConfig, RecDataset, SeqData, load_corpus
 from data.schemas import PAD, UserError
 from modules.runtime.evaluation.evaluator import Evaluator
-from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs import export
 from modules.runtime.runs.hub import find_snapshot, from_pretrained, save_pretrained
 from modules.runtime.runs.run import Run
@@ -229,6 +228,8 @@ def test_what_it_does_not_know_is_refused_in_a_sentence(data: Path, run: Path, t
         assert words in capsys.readouterr().err
     assert export.main([str(run)]) == 2
     assert "one of SASRec, and only the beam search of TIGER is exported" in capsys.readouterr().err
+    assert beams.main([str(run), "--device", "cpu"]) == 2
+    assert "is a run of SASRec, which has no beams" in capsys.readouterr().err
     run_decoder(data, f"pretrained_rqvae_path={run}", f"save_dir_root={tmp_path}", code=2)
     assert "takes one of train_rqvae.py" in capsys.readouterr().err
 
@@ -292,35 +293,6 @@ def test_its_card_tells_what_it_is_and_how_to_ask_it(run: Path, tmp_path: Path) 
     (unfinished / "metrics.json").unlink()
     with pytest.raises(UserError, match=r"no finished run \(metrics\.json missing\)"):
         save_pretrained(unfinished, tmp_path / "other")
-
-
-# -- options ------------------------------------------------------------------------------------------------------------------------------
-
-
-def test_options_that_it_does_not_read_are_refused_in_one_sentence() -> None:
-    given = {"model": "sasrec", "attn_heads": 2}
-    assert DecoderOptions(**given).sasrec.num_heads == 2
-    assert DecoderOptions(**given, beam_size=50, vae_n_layers=None).unread() == []
-    with pytest.raises(UserError) as error:
-        DecoderOptions(**given, beam_size=20, memory_weight=0.5, node_embeddings=True, vae_n_layers=3)
-    (sentence,) = error.value.args
-    names = "train.node_embeddings, train.vae_n_layers, train.beam_size, train.memory_weight"
-    assert sentence == f"train.model = 'sasrec' does not read {names}; remove the lines"
-    with pytest.raises(UserError, match=r"train\.decoder_embed_dim = 128 cannot be split over train\.attn_heads = 7"):
-        DecoderOptions(model="sasrec", attn_heads=7)
-
-
-def test_every_option_that_fills_the_decoder_alone_is_said_to_be_tiger_s() -> None:
-    """Else it would be ignored in silence."""
-    declared = {name: option.metadata for name, option in DecoderOptions.__dataclass_fields__.items()}
-    read = {"decoder_embed_dim", "attn_heads", "attn_layers", "decoder_ff_dim", "dropout_p", "max_seq_len", "text_projection"}
-    read |= {"full_softmax_items", "sampled_items"}
-    fills = {name for name, metadata in declared.items() if (metadata["sets"] or name) in DecoderOptions().decoder.__dataclass_fields__}
-    assert {name for name in fills if not declared[name]["only"]} == read
-
-
-def test_cut_offs_beyond_the_beams_of_tiger_are_no_mistake() -> None:
-    assert DecoderOptions(model="sasrec", attn_heads=2, top_k_eval_list=(10, 100)).top_k_eval_list == (10, 100)
 
 
 def test_both_models_are_recommenders(trained_retriever, run: Path) -> None:

@@ -46,7 +46,7 @@ def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:
     Raises:
         UserError: the run is not finished, or the folder is the run.
     """
-    needed = [*NEEDED, *([ITEMS] if (run / ITEMS).exists() else TOKENIZER)]
+    needed = [*NEEDED, *([ITEMS] if "sasrec" in read_config(run) else TOKENIZER)]
     missing = [name for name in needed if not (run / name).exists()]
     if missing:
         raise UserError(f"{run} is no finished run ({', '.join(missing)} missing); let its training end, then share it")
