@@ -47,7 +47,7 @@ from modules.runtime.training.trainer import LossShare, Plan, Trainer
 from modules.scheduler import learning_rate_factor
 
 REPORT = "report.txt"
-EVALUATION_KNOBS = "train.eval_batch_size or train.beam_size"
+EVALUATION_KNOBS = "train.eval_batch_size or, of TIGER, train.beam_size"
 
 
 def train(options: DecoderOptions) -> None:
@@ -93,9 +93,8 @@ def train(options: DecoderOptions) -> None:
         if stage_one is not None and recommender.sem_ids is not None:
             run.say(f"IDs      {stage_one.folder}: codes {' + '.join(map(str, stage_one.tokenizer.vocab_sizes))}")
         if vectors is None:
-            why = f"{rqvae_run} keeps no text vectors (train stage 1 again for them)"
-            why = f"no run of stage 1 in {options.pretrained_rqvae_path}" if stage_one is None else why
-            run.say(f"texts    {why}: the memory is one without texts")
+            kept = f"{rqvae_run} keeps no text vectors" if rqvae_run else f"no run of stage 1 in {options.pretrained_rqvae_path}"
+            run.say(f"texts    {kept}: the memory is one without texts (train stage 1 for one with them)")
         run.say(f"model    {sum(p.numel() for p in model.parameters()):,} parameters: {recommender.describe()}")
         targets = plan.batch_size * plan.gradient_accumulate_every
         run.say(f"training {steps:,} steps of {targets} targets, {epoch:,.0f} steps an epoch ({steps / epoch:.1f} epochs)")

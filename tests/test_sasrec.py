@@ -83,6 +83,14 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_targets_taken_one_by_one():
         torch.testing.assert_close(model(batch).loss, torch.stack(single).mean(), atol=1e-4, rtol=1e-4)
 
 
+def test_label_smoothing_spreads_a_share_of_the_target_over_all_items():
+    model = model_of()
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(slow_scores(model, [1, 2, 3]), torch.tensor(4), label_smoothing=0.2)
+        torch.testing.assert_close(model(batch_of([[1, 2, 3]], [[4]]), 0.2).loss, expected, atol=1e-4, rtol=1e-4)
+        assert model(batch_of([[1, 2, 3]], [[4]])).loss != expected
+
+
 def test_rows_of_many_targets_and_rows_of_one_have_the_same_loss():
     model = model_of()
     histories = to_histories([[0, 1, 2, 3, 4, 5], [6, 7, 8, 9], [10, 3, 1, 0, 2]])

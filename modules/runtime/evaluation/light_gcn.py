@@ -15,6 +15,7 @@ from data.schemas import PAD, SeqBatch, UserError
 from evaluate.scorers import ScoreRanker
 from modules.runtime.evaluation.baselines import Untrained
 from modules.runtime.evaluation.evaluator import Evaluator
+from modules.runtime.training.device import memory_advice
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ def light_gcn_ranker(untrained: Untrained, evaluator: Evaluator, epochs: int, sa
         evaluator: of the run; its protocol has the seed and the users of the validations.
         epochs: at most so many.
         say: prints a line for each validation.
+
+    Raises:
+        UserError: the memory is exhausted.
     """
     order, protocol = untrained.order, evaluator.protocol
 
@@ -77,7 +81,8 @@ def light_gcn_ranker(untrained: Untrained, evaluator: Evaluator, epochs: int, sa
         return figure
 
     config = LightGCNConfig(epochs=epochs)
-    best = train_light_gcn(untrained.item_ids, untrained.offsets, len(order), watch, config, protocol.seed)
+    with memory_advice("train.light_gcn_epochs to 0, which leaves LightGCN out"):
+        best = train_light_gcn(untrained.item_ids, untrained.offsets, len(order), watch, config, protocol.seed)
     return ScoreRanker(best, order, "LightGCN")
 
 
