@@ -45,11 +45,8 @@ class MostPopular:
         rows = max(1, KEYS_IN_MEMORY // (self.num_items + 1))
         for start in range(0, len(histories), rows):
             part = slice(start, start + rows)
-            keys = self._keys(rows_of(batch, part))
-            if barred is not None:
-                keys.scatter_(1, barred[part].masked_fill(barred[part] == PAD, self.num_items), -1)
-            best = keys.topk(min(k, self.num_items), dim=1)
-            ranked[part, : best.indices.shape[1]] = best.indices.masked_fill(best.values < 0, PAD)
+            best = best_items(self._keys(rows_of(batch, part)), None if barred is None else barred[part], k)
+            ranked[part, : best.shape[1]] = best
         return ranked.to(asked_from)
 
     def _keys(self, batch: SeqBatch) -> Tensor:
@@ -98,6 +95,24 @@ class LastItemMarkov(MostPopular):
         entry = start[row] + within
         keys[row, self.next_items[entry]] += self.counts[entry] * self.num_items
         return keys
+
+
+def best_items(keys: Tensor, barred: Tensor | None, k: int) -> Tensor:
+    """The items of the highest keys.
+
+    Args:
+        keys: [b, I + 1] integers, all different within a row, negative for items that are out; changed by the call.
+        barred: [b, S] items, PAD-filled, that are out as well; None: none.
+        k: length of the lists.
+
+    Returns:
+        [b, k], or [b, I] where that is less; best first, PAD where fewer items are left.
+    """
+    num_items = keys.shape[1] - 1
+    if barred is not None:
+        keys.scatter_(1, barred.masked_fill(barred == PAD, num_items), -1)
+    best = keys.topk(min(k, num_items), dim=1)
+    return best.indices.masked_fill(best.values < 0, PAD)
 
 
 def rows_of(batch: SeqBatch, part: slice) -> SeqBatch:

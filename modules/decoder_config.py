@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.schemas import UserError
+from modules.item_softmax import FULL_UP_TO, SAMPLES
 
 ENCODER_ATTENTIONS = ("causal", "bidirectional")
 POSITIONS = ("relative", "learned")
@@ -37,6 +38,8 @@ class DecoderConfig:
     tie_nodes: bool = False  # with "children" and "items": the mean of the items' vectors below a node in its vector
     item_head: bool = False  # with "items": a softmax over items on the encoder's last state is trained too
     item_head_weight: float = 1.0  # of its loss
+    full_softmax_items: int = FULL_UP_TO  # with "item_head": larger catalogues are sampled in its loss
+    sampled_items: int = SAMPLES  # drawn a step then
     distill: float = 0.0  # share of a code's target probability that the item head gives
     history_init_std: float | None = None  # of code and item embeddings in the encoder; None: 1 for "codes", .05 for "items"
     target_init_std: float = 1.0  # of the decoder's code embeddings

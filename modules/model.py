@@ -23,7 +23,7 @@ from modules.code_losses import codebook_loss
 from modules.decoder_config import DecoderConfig as DecoderConfig
 from modules.distill import TeacherShares
 from modules.embedding import USER_TOKEN, HashedUserEmbedding, ItemDistanceBias, SemanticIdEmbedding
-from modules.item_head import item_head_loss, reads_all_items
+from modules.item_softmax import item_loss
 from modules.item_tokens import ItemTokens
 from modules.tokenizer.trie import PrefixTrie
 from modules.transformer import Decoder, Encoder, KeysValues
@@ -195,7 +195,9 @@ class EncoderDecoderRetrievalModel(nn.Module):
         level_losses = torch.stack(losses)
         loss, parts = level_losses.sum(), {"level_losses": level_losses.detach()}
         if states is not None and self.items is not None:
-            item_head = item_head_loss(states, _given(batch.targets), self.items, table)
+            whole = table if self._reads_all_items else None
+            num_items, samples = self.items.catalogue.num_items, self.config.sampled_items
+            item_head = item_loss(states, _given(batch.targets), whole, self.items.vectors, num_items, samples)
             loss, parts["item_head"] = loss + self.config.item_head_weight * item_head, item_head.detach()
         return ModelOutput(loss, parts)
 
@@ -203,8 +205,13 @@ class EncoderDecoderRetrievalModel(nn.Module):
         """[I, D], where a step reads the vectors of all items."""
         if self.items is None:
             return None
-        full_head = self.config.item_head and reads_all_items(self.items.catalogue.num_items)
+        full_head = self.config.item_head and self._reads_all_items
         return self.items.table() if full_head or self.config.tie_nodes or self.config.distill else None
+
+    @property
+    def _reads_all_items(self) -> bool:
+        """Whether the item head's loss has every item in its denominator."""
+        return self.items is not None and self.items.catalogue.num_items <= self.config.full_softmax_items
 
     # -- generation ---------------------------------------------------------------------------------------------------------------------
 

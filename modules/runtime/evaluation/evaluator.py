@@ -18,7 +18,6 @@ from evaluate.metrics import target_ranks
 from evaluate.rankers import CodeRanker, Ranker, TrainedRanker
 from modules.runtime.evaluation.parallel_search import search_all
 from modules.runtime.runs.finished import open_finished
-from modules.runtime.runs.searcher import Searcher
 from modules.runtime.training.processes import Ranks
 
 Part = Literal["validation", "test"]
@@ -103,7 +102,7 @@ class Evaluator:
         """
         finished = open_finished(run, device, dataset_folder, beam_size)
         protocol = Protocol(finished.filter_history, finished.cutoffs, batch_size or finished.batch_size, users, seed)
-        return cls(Searcher(finished.retriever), finished.sequences.data, protocol, split=finished.sequences.split)
+        return cls(finished.recommender, finished.sequences.data, protocol, split=finished.sequences.split)
 
     def _some_users(self, count: int) -> Tensor:
         users = self.data.split.validation.users
@@ -157,7 +156,7 @@ class Evaluator:
             sample: only ``protocol.users`` users.
             progress: show a bar.
         """
-        batches = self._batches(part, self.sample if sample else None, "beam search" if progress else None)
+        batches = self._batches(part, self.sample if sample else None, ranker.name if progress else None)
         lists, evaluation = self._lists(ranker, batches, filter_history), None
         if lists is not None:
             of_targets = ranker.tuples_of(lists.targets.to(self.device)).cpu() if isinstance(ranker, CodeRanker) else None

@@ -3,7 +3,6 @@
 Shape letters: I items.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from data.processed import SeqData
 from data.splits import TimeSplit, split_hash, time_bounds
 from data.statistics import CorpusStatistics, statistics
 from evaluate.metrics import tie_order
-from modules.model import DecoderConfig
+from modules.runtime.options.decoder import DecoderOptions
 
 
 class Sequences(NamedTuple):
@@ -25,29 +24,24 @@ class Sequences(NamedTuple):
     split: str  # names these histories and their split
 
 
-def split_sequences(
-    corpus: Corpus, config: DecoderConfig, split_by: str, split_quantiles: Sequence[float], seed: int, device: torch.device
-) -> Sequences:
+def split_sequences(corpus: Corpus, options: DecoderOptions, device: torch.device) -> Sequences:
     """Splits a corpus and cuts it for the model.
 
     Args:
         corpus: every interaction.
-        config: how long a row is, and whether its positions all have targets.
-        split_by: "leave_one_out" or "time".
-        split_quantiles: see train.split_quantiles.
-        seed: of the order among items that are equally popular.
+        options: how it is split, how long a row is, and whether its positions all have targets.
         device: where batches come out.
 
     Raises:
         UserError: a part of the split would be empty.
     """
     moments = None
-    if split_by == "time":
-        first, second = split_quantiles
+    if options.split_by == "time":
+        first, second = options.split_quantiles
         assert corpus.times is not None  # the config's check refuses sources without times
         moments = time_bounds(corpus.times, (first, second))
-    data = SeqData(corpus.histories, len(corpus.item_keys), config.max_seq_len, config.encoder_attention == "causal", moments)
+    data = SeqData(corpus.histories, len(corpus.item_keys), options.max_seq_len, options.encoder_attention == "causal", moments)
     described, split = statistics(corpus, data.split), split_hash(corpus.histories, moments)
     data = data.to(device)
-    order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(device)
+    order = tie_order(data.popularity.cpu(), corpus.item_keys, options.seed).to(device)
     return Sequences(data, order, moments, described, split)

@@ -1,4 +1,7 @@
-"""A trained run as a whole: encoder-decoder, tokenizer and titles, saved to and loaded from one directory."""
+"""A trained run of TIGER as a whole: encoder-decoder, tokenizer and titles, saved to and loaded from one directory.
+
+``sasrec_run`` has SASRec's. How a run is searched and whose users it knows is here for both.
+"""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ from modules.runtime.runs.text_vectors import load_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights
 from modules.tokenizer.semids import SemanticIdTokenizer
 
-SEARCH, USERS = "search.json", "users.json"
+SEARCH, USERS, ITEMS = "search.json", "users.json", "items.json"
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a run computes in, by the name that its ``search.json`` has, and autocast's dtype."""
@@ -35,7 +38,7 @@ def precision_name(dtype: torch.dtype | None) -> str:
 class SearchSettings(NamedTuple):
     """How a run was evaluated, and is searched ever after."""
 
-    beam_size: int = 50
+    beam_size: int = 50  # 0: the model has no beams, as it scores every item
     precision: str = "fp32"  # one of PRECISIONS
     order: Tensor | None = None  # [I] rank of every item among those of equal score; None: the tokenizer's seeded order
     memory_weight: float = 0.0  # share of the memory in the score, in [0, 1]
@@ -125,7 +128,7 @@ def write_stage2_files(
 
 
 def load_retriever(folder: Path, device: torch.device | str = "cpu") -> Retriever:
-    """Reads a run of stage 2.
+    """Reads a run of TIGER.
 
     Raises:
         UserError: not such a run, or a damaged one.
