@@ -35,6 +35,7 @@ from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs.hub import find_snapshot, push
 from modules.runtime.runs.memory_files import save_memory
+from modules.runtime.runs.ranks_file import RanksFile
 from modules.runtime.runs.run import Run
 from modules.runtime.runs.searcher import Searcher
 from modules.runtime.runs.sequences import split_sequences
@@ -228,10 +229,13 @@ def report(
     metrics: dict[str, object] = {"training_seconds": round(seconds, 1), "data": dict(described)}
     parts: list[Part] = ["validation", "test"] if do_eval else ["validation"]
     text = []
+    ranks_file = RanksFile(run.folder, corpus.user_keys, corpus.item_keys, evaluator.data.popularity)
+    evaluator.record = ranks_file.add
     for part in parts:
-        rows = [("TIGER", evaluator.model(part, barred, progress=True))]
+        rows = [("TIGER", evaluator.model(part, barred, progress=True, row="TIGER"))]
         if part == "test":
-            rows.append((f"TIGER, history {'not ' if barred else ''}barred", evaluator.model(part, not barred, progress=True)))
+            plain = f"TIGER, history {'not ' if barred else ''}barred"
+            rows.append((plain, evaluator.model(part, not barred, progress=True, row=plain)))
         rows += evaluator.baselines(part, barred, rankers)
         if evaluator.ranks.main:
             run.picture(f"recall_{part}", recall_plot(rows))
@@ -248,6 +252,7 @@ def report(
     run_text = "\n\n".join(text)
     run.write(REPORT, run_text + "\n")
     if evaluator.ranks.main:
+        ranks_file.finish()
         run.picture("training", loss_plot(run.lines()))
         run.tracker.table("samples", ["history", "held out", "recommended"], samples.rows(corpus.titles))
     run.finish(metrics)

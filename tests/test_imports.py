@@ -22,6 +22,7 @@ RUNTIME = {
     "grammar.py": {"gin"},
     "run.py": {"filelock", "matplotlib"},
     "tokenizer_evaluation.py": {"matplotlib"},
+    "ranks_file.py": {"polars"},
     "light_gcn.py": {"torch_geometric"},
     "processes.py": {"accelerate"},
     "trainer.py": {"tqdm"},

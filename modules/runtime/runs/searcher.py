@@ -5,6 +5,7 @@ the run has a memory_weight, items are ranked by the mixture of the model with t
 Shape letters: B batch, S items of a history, N those the model reads, W beams, C codes of an ID, I items, J items of a shortlist.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -151,7 +152,7 @@ class Searcher(nn.Module):
     def find(self, batch: SeqBatch, k: int, filter_history: bool) -> Found:
         """See ``CodeRanker.find``."""
         found = self.search(batch, filter_history)
-        return Found(pad_to(found.item_ids, k), pad_to(found.tuples, k))
+        return Found(pad_to(found.item_ids, k), pad_to(found.keys, k, -math.inf), pad_to(found.tuples, k))
 
     def tuples_of(self, items: Tensor) -> Tensor:
         """See ``CodeRanker.tuples_of``."""
@@ -177,6 +178,6 @@ def recent_items(history: Tensor, width: int) -> Tensor:
     return history.gather(1, places.clamp(max=history.shape[1] - 1)).masked_fill(places >= lengths, PAD)
 
 
-def pad_to(lists: Tensor, width: int) -> Tensor:
-    """The first ``width`` columns [B, width], PAD where ``lists`` [B, W] is narrower."""
-    return nn.functional.pad(lists[:, :width], (0, max(0, width - lists.shape[1])), value=PAD)
+def pad_to(lists: Tensor, width: int, value: float = PAD) -> Tensor:
+    """The first ``width`` columns [B, width], ``value`` where ``lists`` [B, W] is narrower."""
+    return nn.functional.pad(lists[:, :width], (0, max(0, width - lists.shape[1])), value=value)
