@@ -28,6 +28,7 @@ from torch import Tensor
 
 from data.io.files import whole_file
 from data.schemas import PAD, UserError
+from evaluate.comparison import RunRow
 from modules.runtime.runs.run import METRICS
 
 if TYPE_CHECKING:
@@ -110,17 +111,6 @@ class RanksFile:
         with whole_file(self.path) as temporary:
             pl.scan_parquet(self._rows).sink_parquet(temporary, compression="zstd")
         shutil.rmtree(self._parts, ignore_errors=True)
-
-
-class RunRow(NamedTuple):
-    """A row of a run's report on one part, user by user."""
-
-    run: Path
-    name: str
-    part: str
-    split: str  # names the data and their split
-    filter_history: bool  # whether items of the history were barred
-    users: "pl.DataFrame"  # one line a user, sorted by their ids: user, history, target, target_count, rank
 
 
 def read_row(run: Path, part: str, name: str | None = None) -> RunRow:
