@@ -40,7 +40,15 @@ from modules.runtime.runs.run import Run
 from modules.runtime.runs.searcher import Searcher
 from modules.runtime.runs.sequences import split_sequences
 from modules.runtime.runs.stage1_run import refuse_contradictions
-from modules.runtime.runs.stage2_run import Retriever, SearchSettings, precision_name, record_search, write_stage2_files
+from modules.runtime.runs.stage2_run import (
+    PRECISIONS,
+    Retriever,
+    SearchSettings,
+    load_search,
+    precision_name,
+    record_search,
+    write_stage2_files,
+)
 from modules.runtime.runs.text_vectors import load_vectors, save_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.training.device import Placement, memory_advice, place, set_seed
@@ -113,7 +121,11 @@ def train(options: DecoderOptions) -> None:
         protocol = Protocol(options.filter_history, options.top_k_eval_list, options.eval_batch_size, options.eval_users, options.seed)
         evaluator = Evaluator(Searcher(retriever, cuda_graphs=options.cuda_graphs), data, protocol, ranks, split=split_name)
         run.track(options.wandb_logging, options.wandb_project)
-        seconds = fit(retriever, data, evaluator, options, plan, placement, ranks, run)
+        if run.metrics is None:
+            seconds = fit(retriever, data, evaluator, options, plan, placement, ranks, run)
+        else:  # its training ended, and its test part is asked for since
+            seconds, searched_before = float(str(run.metrics["training_seconds"])), load_search(run.folder)
+            evaluator.ranker.dtype = evaluator.ranker.dtype if searched_before is None else PRECISIONS[searched_before.precision]
         ranks.wait()
         load_weights(model.eval(), run.folder / WEIGHTS)
         rankers = (untrained or Untrained(data.split.train, order, vectors)).rankers()
@@ -232,6 +244,8 @@ def report(
     ranks_file = RanksFile(run.folder, corpus.user_keys, corpus.item_keys, evaluator.data.popularity)
     evaluator.record = ranks_file.add
     for part in parts:
+        if part == "test":
+            run.record_test_reading()
         rows = [("TIGER", evaluator.model(part, barred, progress=True, row="TIGER"))]
         if part == "test":
             plain = f"TIGER, history {'not ' if barred else ''}barred"

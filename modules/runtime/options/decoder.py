@@ -116,7 +116,12 @@ class DecoderOptions(RunOptions, DataOptions):
     partial_eval_every: Count = option(500, "steps between validation losses.")
     full_eval_every: Count = option(2500, "steps between validations by beam search, which select the checkpoint.")
     patience: Natural = option(5, "stop after so many of them without a better ndcg@10; 0 never stops.")
-    do_eval: bool = option(True, "at the end evaluate all users on validation and, once, on test; False keeps the test unread.")
+    do_eval: bool = option(
+        True,
+        "at the end evaluate all users on validation and, once, on test; False keeps the test unread: the same command with True reads it "
+        "later and trains no step.",
+        may_differ=True,
+    )
     push_decoder_to_hf: bool = option(False, "upload the finished run to the Hugging Face Hub.", may_differ=True)
     decoder_hf_model_name: Text | None = option(None, "its name there, owner/name.", may_differ=True)
 
