@@ -144,8 +144,7 @@ class Run:
         """What to type for stage 2 on the codes of this run: the config beside this one's that has its name, and the data given with it."""
         given = sys.argv[1:]
         own = next((Path(word) for word in given if word.endswith(".gin") and "=" not in word), Path())
-        pair = own.with_name(own.name.replace("rqvae", "decoder", 1)) if own.name.startswith("rqvae") else None
-        config = pair if pair is not None and pair.exists() else "CONFIG"
+        config = config_of_other_stage(own) or "CONFIG"
         data = [word for word in given if word.partition("=")[0].removeprefix("--").removeprefix("train.") in DATA]
         return command("train_decoder.py", config, *data, f"pretrained_rqvae_path={self.folder}")
 
@@ -203,6 +202,15 @@ class Run:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def config_of_other_stage(config: Path) -> Path | None:
+    """The config beside this one that has its name: decoder_NAME.gin for rqvae_NAME.gin, and the other way round; None without one."""
+    for own, other in (("rqvae", "decoder"), ("decoder", "rqvae")):
+        pair = config.with_name(config.name.replace(own, other, 1))
+        if config.name.startswith(own) and (pair.exists() or (ROOT / pair).exists()):
+            return pair
+    return None
 
 
 def test_readings(folder: Path) -> list[str]:
