@@ -170,6 +170,7 @@ def test_the_config_of_the_other_stage_is_the_one_of_its_name(given: str, other:
     assert config_of_other_stage(Path(f"configs/{given}.gin")) == Path(f"configs/{other}.gin")
     assert config_of_other_stage(tmp_path / f"{given}.gin") is None
     assert config_of_other_stage(Path("configs/ablations/tokenizer_fsq.gin")) is None
+    assert config_of_other_stage(Path()) is None
 
 
 @pytest.fixture

@@ -207,9 +207,9 @@ class Run:
 def config_of_other_stage(config: Path) -> Path | None:
     """The config beside this one that has its name: decoder_NAME.gin for rqvae_NAME.gin, and the other way round; None without one."""
     for own, other in (("rqvae", "decoder"), ("decoder", "rqvae")):
-        pair = config.with_name(config.name.replace(own, other, 1))
-        if config.name.startswith(own) and (pair.exists() or (ROOT / pair).exists()):
-            return pair
+        if config.name.startswith(own):
+            pair = config.with_name(config.name.replace(own, other, 1))
+            return pair if pair.exists() or (ROOT / pair).exists() else None
     return None
 
 
