@@ -4,7 +4,7 @@
 # make check  linter, formatter and types
 # make bench  stage 2 against its peers, and its growth, with the machine's description; needs Beauty and a stage-1 run of it;
 #             with DECODER=RUN, a trained decoder of 4 + 4 layers, the search is timed with its weights
-# make readme docs/parameters.md from the scripts' options
+# make readme docs/parameters.md from the scripts' options, and the tables of several seeds in docs/results.md from benchmarks/quality
 # All but bench install the versions of constraints.txt; with CONSTRAINTS= they install the newest.
 
 PYTHON ?= python3

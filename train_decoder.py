@@ -35,10 +35,12 @@ from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
 from modules.runtime.evaluation.light_gcn import light_gcn_ranker
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs.hub import find_snapshot, push
+from modules.runtime.runs.ranks_file import RanksFile
 from modules.runtime.runs.recommender import Recommender
 from modules.runtime.runs.run import Run
 from modules.runtime.runs.sequences import split_sequences
 from modules.runtime.runs.stage2_models import find_stage_one, load_stage_one, make_recommender
+from modules.runtime.runs.stage2_run import PRECISIONS, load_search
 from modules.runtime.runs.text_vectors import save_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.training.device import Placement, memory_advice, place, set_seed
@@ -103,7 +105,11 @@ def train(options: DecoderOptions) -> None:
         protocol = Protocol(options.filter_history, options.top_k_eval_list, options.eval_batch_size, options.eval_users, options.seed)
         evaluator = Evaluator(recommender, data, protocol, ranks, split=split_name)
         run.track(options.wandb_logging, options.wandb_project)
-        seconds = fit(recommender, data, evaluator, options, plan, placement, ranks, run)
+        if run.metrics is None:
+            seconds = fit(recommender, data, evaluator, options, plan, placement, ranks, run)
+        else:  # its training ended, and its test part is asked for since
+            seconds, searched_before = float(str(run.metrics["training_seconds"])), load_search(run.folder)
+            evaluator.ranker.dtype = evaluator.ranker.dtype if searched_before is None else PRECISIONS[searched_before.precision]
         ranks.wait()
         load_weights(model.eval(), run.folder / WEIGHTS)
         untrained = untrained or Untrained(data.split.train, order, vectors)
@@ -220,10 +226,15 @@ def report(
     metrics: dict[str, object] = {"training_seconds": round(seconds, 1), "data": dict(described)}
     parts: list[Part] = ["validation", "test"] if do_eval else ["validation"]
     text = []
+    ranks_file = RanksFile(run.folder, corpus.user_keys, corpus.item_keys, evaluator.data.popularity)
+    evaluator.record = ranks_file.add
     for part in parts:
-        rows = [(name, evaluator.model(part, barred, progress=True))]
         if part == "test":
-            rows.append((f"{name}, history {'not ' if barred else ''}barred", evaluator.model(part, not barred, progress=True)))
+            run.record_test_reading()
+        rows = [(name, evaluator.model(part, barred, progress=True, row=name))]
+        if part == "test":
+            plain = f"{name}, history {'not ' if barred else ''}barred"
+            rows.append((plain, evaluator.model(part, not barred, progress=True, row=plain)))
         rows += evaluator.baselines(part, barred, rankers)
         if evaluator.ranks.main:
             run.picture(f"recall_{part}", recall_plot(rows))
@@ -240,6 +251,7 @@ def report(
     run_text = "\n\n".join(text)
     run.write(REPORT, run_text + "\n")
     if evaluator.ranks.main:
+        ranks_file.finish()
         run.picture("training", loss_plot(run.lines()))
         run.tracker.table("samples", ["history", "held out", "recommended"], samples.rows(corpus.titles))
     run.finish(metrics)

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.timing import save, table
+from benchmarks.timing import save
 from data.schemas import UserError
+from evaluate.console import table
 from modules.runtime.evaluation.evaluator import Evaluator
 from modules.runtime.runs.searcher import Searcher
 

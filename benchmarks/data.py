@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from benchmarks.timing import save, table
+from benchmarks.timing import save
 from data.processed import DataConfig, RecDataset, load_corpus
 from data.statistics import statistics
+from evaluate.console import table
 
 ROWS, USERS, MOVIES = 32_000_204, 200_948, 87_585
 CHUNK = 4_000_000

@@ -17,8 +17,9 @@ import torch
 from benchmarks.beauty import PAPER_SHAPE, set_up
 from benchmarks.peers import PrefixComparison, PythonTrie, T5Peer, TransitionMask, processors
 from benchmarks.products import recorded, replay
-from benchmarks.timing import compare, save, table
+from benchmarks.timing import compare, save
 from data.processed import SeqData
+from evaluate.console import table
 from modules.model import EncoderDecoderRetrievalModel
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights
 

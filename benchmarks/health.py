@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import train_rqvae
-from benchmarks.timing import RESULTS, markdown, save
+from benchmarks.timing import RESULTS, save
+from evaluate.console import markdown
 from modules.runtime.config.main import run_script
 
 COLUMNS = (

@@ -35,8 +35,9 @@ from torch import Tensor
 
 from benchmarks.products import flops, recorded, replay
 from benchmarks.rqvae_peers import AroundResidualVQ, PeerTraining, Straightforward
-from benchmarks.timing import RESULTS, Job, compare, medians, save, table
+from benchmarks.timing import RESULTS, Job, compare, medians, save
 from data.item_embeddings import load_embeddings
+from evaluate.console import table
 from init.kmeans import kmeans
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.config.declaration import filled

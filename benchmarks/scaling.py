@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from benchmarks.beauty import PAPER_SHAPE
-from benchmarks.timing import RESULTS, medians, save, table
+from benchmarks.timing import RESULTS, medians, save
 from data.schemas import TokenizedSeqBatch
+from evaluate.console import table
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.runtime.training.device import place
 from modules.tokenizer.collisions import collision_codes

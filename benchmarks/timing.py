@@ -60,18 +60,3 @@ def save(name: str, result: Mapping[str, object]) -> Path:
     machine["command"] = re.sub(r"(?<=\s)/\S*/", "", str(machine["command"]))
     path.write_text(json.dumps({"machine": machine, **result}, indent=1) + "\n")
     return path
-
-
-def table(rows: list[list[str]]) -> str:
-    """Aligned columns, the first one to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths)))
-        for row in rows
-    )
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """Rows as a Markdown table; the first one is its head."""
-    head, *body = rows
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)) + "\n"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import train_decoder
 import train_rqvae
-from benchmarks.timing import RESULTS, markdown, save
+from benchmarks.timing import RESULTS, save
+from evaluate.console import markdown
 from modules.runtime.config.main import run_script
 
 TOKENIZERS = {

@@ -23,9 +23,10 @@ from torch import nn
 from benchmarks.beauty import PAPER_SHAPE, Setup, set_up
 from benchmarks.peers import T5Peer
 from benchmarks.products import flops, recorded, replay
-from benchmarks.timing import compare, save, table
+from benchmarks.timing import compare, save
 from data.processed import SeqData
 from data.schemas import TokenizedSeqBatch
+from evaluate.console import table
 from modules.model import EncoderDecoderRetrievalModel
 
 MAX_ITEMS = 20

@@ -5,6 +5,9 @@ misleads. ``item_knn`` and ``scorers`` hold further ones.
 Shape letters: B batch, b rows of a chunk, N history length, S seen items, I items, T training interactions, U users.
 """
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,8 +17,15 @@ KEYS_IN_MEMORY = 2**22
 """Bound on the ranking keys of one chunk of rows (32 MiB)."""
 
 
+class Ranked(NamedTuple):
+    """Ranked lists, and what ranks their items."""
+
+    item_ids: Tensor  # [B, k] int64, best first, PAD where fewer than k items are left
+    scores: Tensor  # [B, k] float32, descending; -inf where item_ids is PAD
+
+
 class MostPopular:
-    """The same list for everybody: the most popular items of the training part.
+    """The same list for everybody: the most popular items of the training part. The score of an item is how many stand behind it.
 
     Args:
         order: [I] from ``metrics.tie_order`` with the training popularity; 0 = most popular.
@@ -38,25 +48,37 @@ class MostPopular:
         Returns:
             [B, k] int64, best first, PAD where fewer than k items are left; on the batch's device.
         """
+        return self.ranked(batch, k, filter_history).item_ids
+
+    def ranked(self, batch: SeqBatch, k: int, filter_history: bool) -> Ranked:
+        """As ``recommend``, with the scores."""
         batch, asked_from = batch.to(self.order.device), batch.item_ids.device
         histories = batch.item_ids
         barred = (histories if batch.seen is None else batch.seen) if filter_history else None
         ranked = histories.new_full((len(histories), k), PAD)
+        scores = torch.full(ranked.shape, -math.inf, device=ranked.device)
         rows = max(1, KEYS_IN_MEMORY // (self.num_items + 1))
         for start in range(0, len(histories), rows):
             part = slice(start, start + rows)
-            best = best_items(self._keys(rows_of(batch, part)), None if barred is None else barred[part], k)
-            ranked[part, : best.shape[1]] = best
-        return ranked.to(asked_from)
+            items, keys = best_items(self._keys(rows_of(batch, part)), None if barred is None else barred[part], k)
+            ranked[part, : items.shape[1]] = items
+            scores[part, : items.shape[1]] = self._scores(keys).masked_fill(items == PAD, -math.inf)
+        return Ranked(ranked.to(asked_from), scores.to(asked_from))
 
     def _keys(self, batch: SeqBatch) -> Tensor:
         """Integer ranking keys [b, I + 1], all different within a row, higher = better; column I stands for PAD and is never chosen."""
         popular = torch.cat([self.num_items - 1 - self.order, self.order.new_full((1,), -1)])
         return popular.repeat(len(batch.item_ids), 1)
 
+    def _scores(self, keys: Tensor) -> Tensor:
+        """The float32 score in each of ``_keys``; that of a negative one does not count."""
+        return keys.float()
+
 
 class LastItemMarkov(MostPopular):
     """How often item j directly followed the user's last item in the training part; ties and the rest of the list by popularity.
+
+    The score of an item is that count.
 
     Args:
         train_item_ids: [T] int64, the users' training histories one after the other (CSR values).
@@ -96,9 +118,12 @@ class LastItemMarkov(MostPopular):
         keys[row, self.next_items[entry]] += self.counts[entry] * self.num_items
         return keys
 
+    def _scores(self, keys: Tensor) -> Tensor:
+        return (keys // self.num_items).float()
 
-def best_items(keys: Tensor, barred: Tensor | None, k: int) -> Tensor:
-    """The items of the highest keys.
+
+def best_items(keys: Tensor, barred: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """The items of the highest keys, and these.
 
     Args:
         keys: [b, I + 1] integers, all different within a row, negative for items that are out; changed by the call.
@@ -106,13 +131,13 @@ def best_items(keys: Tensor, barred: Tensor | None, k: int) -> Tensor:
         k: length of the lists.
 
     Returns:
-        [b, k], or [b, I] where that is less; best first, PAD where fewer items are left.
+        Items and keys, [b, k] each, or [b, I] where that is less; best first, PAD and negative where fewer items are left.
     """
     num_items = keys.shape[1] - 1
     if barred is not None:
         keys.scatter_(1, barred.masked_fill(barred == PAD, num_items), -1)
     best = keys.topk(min(k, num_items), dim=1)
-    return best.indices.masked_fill(best.values < 0, PAD)
+    return best.indices.masked_fill(best.values < 0, PAD), best.values
 
 
 def rows_of(batch: SeqBatch, part: slice) -> SeqBatch:
@@ -152,3 +177,9 @@ def score_keys(scores: Tensor, order: Tensor) -> Tensor:
     rising = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF) + 2**31
     keys = rising * len(order) + (len(order) - 1 - order)
     return torch.cat([keys, keys.new_full((len(keys), 1), -1)], dim=1)
+
+
+def key_scores(keys: Tensor, num_items: int) -> Tensor:
+    """The float32 scores that ``score_keys`` made non-negative keys of (I items); what it gives for others does not count."""
+    rising = keys // num_items - 2**31
+    return torch.where(rising >= 0, rising, rising ^ 0x7FFFFFFF).int().view(torch.float32)

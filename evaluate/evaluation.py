@@ -11,9 +11,9 @@ from torch import Tensor
 
 from data.schemas import UserError
 from evaluate.console import Row, format_number, metrics_table, sample_table, shorten
-from evaluate.metrics import CUTOFFS, Interval, bootstrap_interval, mean_metrics, paired_interval, per_user_metrics, target_ranks
+from evaluate.metrics import CUTOFFS, Interval, bootstrap_interval, mean_metrics, per_user_metrics, target_ranks
 
-__all__ = ["Evaluation", "Row", "evaluate_lists", "evaluation_report", "metrics_table", "paired_gain", "sample_table"]
+__all__ = ["Evaluation", "Row", "evaluate_lists", "evaluation_report", "metrics_table", "sample_table"]
 
 Part = Literal["validation", "test"]
 
@@ -107,28 +107,6 @@ def slice_users(evaluation: Evaluation, chosen: Tensor, among: str, cutoffs: Seq
     return evaluation._replace(
         users=len(ranks), metrics=figures, intervals=intervals, ranks=ranks, targets=evaluation.targets[chosen], among=among
     )
-
-
-def paired_gain(ours: Evaluation, other: Evaluation, metric: str = "ndcg@10", seed: int = 0) -> Interval:
-    """Interval of the mean difference ``ours - other`` over the same users.
-
-    Args:
-        ours, other: evaluations of the same users, in the same order.
-        metric: recall@k, ndcg@k or mrr@k, k at most the length of both lists.
-        seed: of the bootstrap.
-
-    Raises:
-        UserError: different parts, which are never compared, different users, or a metric that the lists cannot answer.
-    """
-    check_one_part([ours, other])
-    name, _, at = metric.partition("@")
-    longest = min(ours.list_length, other.list_length)
-    if name not in ("recall", "ndcg", "mrr") or not at.isdecimal() or not 1 <= int(at) <= longest:
-        raise UserError(
-            f"a gain is measured in recall@k, ndcg@k or mrr@k with k from 1 to {longest}, the length of the lists: got {metric!r}"
-        )
-    mine, theirs = (per_user_metrics(e.ranks, (int(at),), int(at))[f"{name}@{int(at)}"] for e in (ours, other))
-    return paired_interval(mine, theirs, seed=seed)
 
 
 def evaluation_report(evaluations: Sequence[tuple[str, Evaluation]], columns: Sequence[str] | None = None) -> str:

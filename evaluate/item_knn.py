@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.schemas import PAD, SeqBatch
-from evaluate.baselines import MostPopular, score_keys
+from evaluate.baselines import MostPopular, key_scores, score_keys
 
 PAIRS_AT_ONCE = 2**22
 """Bound on the pairs that are counted at once, unless one item alone has more."""
@@ -75,6 +75,9 @@ class ItemKNN(MostPopular):
             near = items[item]
             scores.scatter_add_(1, near.masked_fill(near == PAD, self.num_items), weights[:, position, None] * similarities[item])
         return score_keys(scores[:, :-1].float(), self.order)
+
+    def _scores(self, keys: Tensor) -> Tensor:
+        return key_scores(keys, self.num_items)
 
 
 def similar_items(item_ids: Tensor, offsets: Tensor, order: Tensor, neighbours: int, window: int, backward: float) -> Similar:

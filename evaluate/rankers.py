@@ -1,7 +1,8 @@
 """What the evaluator evaluates: anything that ranks items after a history, whether it was trained or not.
 
-A new baseline is a class with a ``name`` and a ``recommend``; it is handed to the evaluator in a list. The two further protocols are for
-models: what a run trains gives a loss and can be restricted to some items, and what writes semantic IDs has figures for their codes too.
+A new baseline is a class with a ``name`` and a ``recommend``; it is handed to the evaluator in a list. With ``ranked`` its scores are kept
+too. The two further protocols are for models: what a run trains gives a loss and can be restricted to some items, and what writes semantic
+IDs has figures for their codes too.
 Shape letters: B batch, k length of a ranked list, J items of a shortlist.
 """
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data.schemas import SeqBatch
-from evaluate.baselines import LastItemMarkov, MostPopular
+from evaluate.baselines import LastItemMarkov, MostPopular, Ranked
 
 
 class Ranker(Protocol):
@@ -36,10 +37,19 @@ class Ranker(Protocol):
         """
 
 
+@runtime_checkable
+class ScoredRanker(Ranker, Protocol):
+    """A ranker that also says what its order is by."""
+
+    def ranked(self, batch: SeqBatch, k: int, filter_history: bool) -> Ranked:
+        """As ``recommend``, with the scores."""
+
+
 class Found(NamedTuple):
     """Ranked lists of a ranker that writes codes."""
 
     item_ids: Tensor  # [B, k] as of ``Ranker.recommend``
+    scores: Tensor  # [B, k] float32, what ranks them, descending; -inf where item_ids is PAD
     tuples: Tensor  # [B, k] names of distinct tuples of codes, best first, PAD-filled
 
 

@@ -4,14 +4,15 @@ Both rank by score, then by the order that breaks ties, and are deterministic.
 Shape letters: B batch, N history length, S barred items, I items, K candidates, T excluded items, k length of a ranked list.
 """
 
+import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from data.schemas import PAD, SeqBatch
-from evaluate.baselines import MostPopular, score_keys
-from evaluate.metrics import sort_with_ties
+from evaluate.baselines import MostPopular, Ranked, key_scores, score_keys
+from evaluate.metrics import places_with_ties
 
 
 class Scorer(Protocol):
@@ -48,6 +49,9 @@ class ScoreRanker(MostPopular):
     def _keys(self, batch: SeqBatch) -> Tensor:
         return score_keys(self.scorer.scores(batch), self.order)
 
+    def _scores(self, keys: Tensor) -> Tensor:
+        return key_scores(keys, self.num_items)
+
 
 class MemoryRanker(MostPopular):
     """The items with the highest scores of a memory; items of which it knows nothing have score 0 and stand by popularity.
@@ -66,16 +70,19 @@ class MemoryRanker(MostPopular):
         self.by_order = order.argsort()
 
     @torch.no_grad()
-    def recommend(self, batch: SeqBatch, k: int, filter_history: bool) -> Tensor:
-        """As ``MostPopular.recommend``."""
+    def ranked(self, batch: SeqBatch, k: int, filter_history: bool) -> Ranked:
+        """As ``MostPopular.ranked``."""
         history = batch.item_ids.to(self.order.device)
         barred = (batch.item_ids if batch.seen is None else batch.seen).to(self.order.device)
         barred = barred if filter_history else barred[:, :0]
         items, scores = self.memory.scores(history, barred)
         others = self._most_popular_but(torch.cat([items, barred], dim=1), k)
-        values = torch.cat([scores, torch.zeros_like(others, dtype=scores.dtype)], dim=1)
-        ranked = sort_with_ties(torch.cat([items, others], dim=1), values, self.order)[:, :k]
-        return torch.nn.functional.pad(ranked, (0, k - ranked.shape[1]), value=PAD).to(batch.item_ids.device)
+        items, values = torch.cat([items, others], dim=1), torch.cat([scores, torch.zeros_like(others, dtype=scores.dtype)], dim=1)
+        places = places_with_ties(items, values, self.order)[:, :k]
+        missing, device = (0, k - places.shape[1]), batch.item_ids.device
+        ranked = torch.nn.functional.pad(items.gather(1, places), missing, value=PAD)
+        ordered = torch.nn.functional.pad(values.gather(1, places), missing)
+        return Ranked(ranked.to(device), ordered.float().masked_fill(ranked == PAD, -math.inf).to(device))
 
     def _most_popular_but(self, items: Tensor, k: int) -> Tensor:
         """The first k items [B, k] in the order that breaks ties that are not among ``items`` [B, T], PAD where there are fewer."""

@@ -7,7 +7,7 @@ import torch
 
 from data.schemas import PAD, UserError
 from evaluate.console import WIDTH, format_number, shorten
-from evaluate.evaluation import Row, evaluate_lists, evaluation_report, metrics_table, paired_gain, sample_table
+from evaluate.evaluation import Row, evaluate_lists, evaluation_report, metrics_table, sample_table
 
 USERS = 40
 
@@ -78,23 +78,10 @@ def test_half_a_code_level_an_unknown_part_and_no_users_are_refused():
         evaluate_lists(torch.full((0, 10), PAD), torch.empty(0, dtype=torch.int64), "test", True)
 
 
-def test_gain_is_the_paired_difference_of_the_same_users():
-    ours, other = evaluation([0] * 20 + [None] * 20), evaluation([0] * 10 + [None] * 30)
-    gain = paired_gain(ours, other, "recall@10")
-    assert gain.mean == pytest.approx(ours.metrics["recall@10"] - other.metrics["recall@10"])
-    assert gain.low > 0
-    assert paired_gain(ours, ours) == (0.0, 0.0, 0.0)
-
-
-def test_validation_is_never_compared_with_test_and_cutoffs_stay_within_the_lists():
+def test_validation_is_never_shown_beside_test():
     validation, test = evaluation([0] * USERS), evaluation([0] * USERS, part="test")
     with pytest.raises(UserError, match="never validation with test"):
-        paired_gain(validation, test)
-    with pytest.raises(UserError, match="never validation with test"):
         evaluation_report([("a", validation), ("b", test)])
-    for metric in ("recall@11", "recall", "hits@5", "ndcg@0"):
-        with pytest.raises(UserError, match="k from 1 to 10"):
-            paired_gain(validation, validation, metric)
 
 
 def test_report_names_the_part_the_users_the_intervals_and_what_was_not_barred():

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from data.schemas import PAD
 from evaluate import item_knn
-from evaluate.baselines import score_keys
+from evaluate.baselines import LastItemMarkov, MostPopular, key_scores, score_keys
 from evaluate.item_knn import ItemKNN
 from evaluate.metrics import mean_metrics, target_ranks, tie_order
+from evaluate.rankers import ScoredRanker
 from evaluate.scorers import MemoryRanker, ScoreRanker
 from modules.memory import MARKOV_WITH_TEXTS, Memory, MemoryConfig
 from tests.test_evaluate_baselines import batch_of, flat, grown_corpus, worlds
@@ -149,6 +150,34 @@ def test_scores_are_ranked_ties_by_the_order_and_barred_items_left_out():
     ranker = ScoreRanker(scorer, ORDER)
     assert ranker.recommend(batch_of([[3]]), 7, filter_history=False).tolist() == [[3, 1, 0, 4, 5, 2, PAD]]
     assert ranker.recommend(batch_of([[3]], seen=[[3, 1]]), 4, filter_history=True).tolist() == [[0, 4, 5, 2]]
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=9))
+@settings(max_examples=200, deadline=None)
+def test_the_keys_of_scores_give_the_scores_back(values):
+    keys = score_keys(torch.tensor([values]), torch.arange(len(values)))
+    assert key_scores(keys, len(values))[0, :-1].tolist() == values
+
+
+def test_every_ranker_says_what_ranks_its_items():
+    train, order = [[0, 1, 2], [1, 0], [0, 1]], torch.tensor([1, 0, 2, 3])
+    memory = memory_of(train, 4, order)
+    known = dict(zip(*(column[0].tolist() for column in memory.scores(torch.tensor([[0]])))))
+    expected = {
+        MostPopular(order): {1: 3, 0: 2, 2: 1, 3: 0},
+        LastItemMarkov(*flat(train), 4, order): {1: 2, 0: 0, 2: 0, 3: 0},
+        ScoreRanker(Table([[-0.5, 2.0, -1.0, 0.0]]), order): {0: -0.5, 1: 2.0, 2: -1.0, 3: 0.0},
+        MemoryRanker(memory, order): {item: known.get(item, 0.0) for item in range(4)},
+        ItemKNN(*flat(train), 4, order): {0: 0.0, 1: (1 + 1 + 0.4) / math.sqrt(3), 2: 0.5 / math.sqrt(3), 3: 0.0},
+    }
+    for ranker, scores in expected.items():
+        assert isinstance(ranker, ScoredRanker)
+        ranked = ranker.ranked(batch_of([[0]]), 5, filter_history=False)
+        assert torch.equal(ranked.item_ids, ranker.recommend(batch_of([[0]]), 5, filter_history=False))
+        assert ranked.scores[0].tolist() == pytest.approx([scores[item] for item in ranked.item_ids[0, :4].tolist()] + [-math.inf])
+        barred = ranker.ranked(batch_of([[0]]), 4, filter_history=True)
+        assert 0 not in barred.item_ids
+        assert barred.scores[0, 3] == -math.inf
 
 
 def memory_of(train, num_items, order, vectors=None, **changed):

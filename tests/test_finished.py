@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import beams, compare
+from benchmarks import beams
 from data.schemas import UserError
 from evaluate.rankers import CodeRanker, Ranker
 from modules.runtime.evaluation.baselines import Untrained
@@ -62,15 +62,14 @@ def test_other_users_beams_and_batches_may_be_asked_for(trained: Path) -> None:
     assert not torch.equal(evaluator.sample, other.sample)
 
 
-@pytest.mark.parametrize("command", [lambda given: beams.main(given), lambda given: compare.main(given)], ids=["beams", "compare"])
-def test_a_run_of_other_data_is_refused_in_a_sentence(command, trained: Path, tmp_path: Path, capsys) -> None:
+def test_a_run_of_other_data_is_refused_in_a_sentence(trained: Path, tmp_path: Path, capsys) -> None:
     run = copy_of(trained, tmp_path / "run")
     config = run / "config.gin"
     original = config.read_text()
     for users, items, words in ((USERS, ITEMS + 5, "125 items, not its own 120"), (USERS - 1, ITEMS, "their histories and split are")):
         write_p5(tmp_path / str(items), users, items)
         config.write_text(original.replace(f"dataset_folder = '{trained}'", f"dataset_folder = '{tmp_path}/{items}'"))
-        assert command([str(run), "--device", "cpu"]) == 2
+        assert beams.main([str(run), "--device", "cpu"]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: the data in {tmp_path}/{items} are not those that the run in {run} was trained on: ")
         assert words in error
@@ -83,7 +82,7 @@ def test_what_is_no_finished_run_is_refused_in_a_sentence(trained: Path, tmp_pat
     run = copy_of(trained, tmp_path / "run")
     (run / "metrics.json").unlink()
     for folder in (run, tmp_path, trained / "rqvae" / "beauty"):
-        assert compare.main([str(folder)]) == 2
+        assert beams.main([str(folder)]) == 2
         assert f"{folder} is not a" in capsys.readouterr().err
 
 

@@ -11,17 +11,23 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("init", "distributions", "data", "modules", "evaluate")
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
+COMMANDS = {"evaluate.compare", "evaluate.reproduce"}
+"""Scripts that are run with ``python -m``: they import what they need."""
 LOW = ("data.schemas", "data.io.files", "data.io.progress")
 """The files of data that everybody may import."""
 NUMERIC = {"torch", "numpy", "einops"}
 FRONT_DOOR = ("data.processed", "data.corpus", "data.splits", "data.statistics", "data.shell")
 """What the runtime may import of data: loaders, what they return, and how it is split and counted."""
 
+EVALUATE = {"plots.py": {"matplotlib"}, "maps.py": {"matplotlib"}, "comparison.py": {"polars"}}
+"""What a file of evaluate may import beside numbers."""
+
 RUNTIME = {
     "gin.py": {"gin"},
     "grammar.py": {"gin"},
     "run.py": {"filelock", "matplotlib"},
     "tokenizer_evaluation.py": {"matplotlib"},
+    "ranks_file.py": {"polars"},
     "light_gcn.py": {"torch_geometric"},
     "processes.py": {"accelerate"},
     "tracker.py": {"wandb", "matplotlib"},
@@ -39,6 +45,8 @@ def sources() -> list[Path]:
 
 def room_of(module: str) -> str:
     """The room a dotted module name belongs to; schemas, the writing of files and the runtime are rooms of their own."""
+    if module in COMMANDS:
+        return "commands"
     for room in (*LOW, "modules.runtime"):
         if module == room or module.startswith(room + "."):
             return room
@@ -115,7 +123,7 @@ def test_data_imports_data_only():
 
 def test_evaluation_is_handed_tensors():
     for path in files_of("evaluate"):
-        assert outside(path) <= {*NUMERIC, *(["matplotlib"] if path.name in ("plots.py", "maps.py") else [])}, path
+        assert outside(path) <= {*NUMERIC, *EVALUATE.get(path.name, ())}, path
         assert {room_of(module) for module in ours(path)} <= {"data.schemas", "evaluate"}, path
 
 
@@ -123,6 +131,7 @@ def test_nobody_imports_a_script():
     assert {"train_rqvae", "train_decoder", "recommend"} <= SCRIPTS
     for path in sources():
         assert not {module.partition(".")[0] for module in ours(path)} & (SCRIPTS | {"tests", "benchmarks"}), path
+        assert not ours(path) & COMMANDS, path
 
 
 def test_rooms_and_files_import_each_other_in_no_circle():

@@ -14,6 +14,7 @@ import pytest
 from modules.runtime.config.main import ROOT
 from tests.runs import BF16, DECODER, RQVAE, SASREC, USERS, interrupt_at, losses, run_sasrec
 from tests.runs import RUN as STAGES
+from tests.test_ranks_file import check_every_figure
 
 SHORT = {
     "rqvae": [*RQVAE, "iterations=120", "save_model_every=40", "log_every=1", "eval_every=40"],
@@ -75,6 +76,7 @@ def compare(stage: str, one: Path, other: Path) -> None:
             for row in left[part]:
                 assert left[part][row]["users"] == right[part][row]["users"] == USERS
                 assert left[part][row]["metrics"] == pytest.approx(right[part][row]["metrics"], abs=1.5 / USERS)
+        check_every_figure(other / "beauty")
     else:
         assert left["usage"] == right["usage"]
         assert left["reconstruction_loss"] == pytest.approx(right["reconstruction_loss"], rel=1e-3)

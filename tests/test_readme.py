@@ -1,6 +1,6 @@
 """README, CONTRIBUTING and the pages of docs/: links, files and commands that are there, and the tables of options.
 
-docs/parameters.md holds the tables of the scripts' options; ``make readme`` rewrites them.
+docs/parameters.md holds the tables of the scripts' options, docs/results.md what benchmarks/quality holds; ``make readme`` rewrites them.
 """
 
 import importlib.util
@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from evaluate.results_page import results_section
 from modules.runtime.config.help import parameter_table
 from modules.runtime.config.main import ROOT, resolve
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.options.rqvae import RqVaeOptions
 
-README, PARAMETERS = ROOT / "README.md", ROOT / "docs" / "parameters.md"
+README, PARAMETERS, RESULTS = ROOT / "README.md", ROOT / "docs" / "parameters.md", ROOT / "docs" / "results.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md", *DOCS]
 OPTIONS = {"train_rqvae": RqVaeOptions, "train_decoder": DecoderOptions}
@@ -50,6 +51,12 @@ def test_the_parameter_table_is_current(name: str) -> None:
     found = section(name).search(PARAMETERS.read_text())
     assert found is not None
     assert found.group(0) == f"<!-- {name} -->\n{parameter_table(OPTIONS[name])}\n<!-- /{name} -->"
+
+
+def test_the_results_page_shows_what_benchmarks_quality_holds() -> None:
+    found = section("reproduced").search(RESULTS.read_text())
+    assert found is not None
+    assert found.group(0) == f"<!-- reproduced -->\n{results_section(ROOT / 'benchmarks' / 'quality')}\n<!-- /reproduced -->"
 
 
 def test_every_page_is_in_the_readme_s_table_of_pages_and_leads_back() -> None:
@@ -91,13 +98,13 @@ def test_every_command_names_a_module_that_exists(line: str) -> None:
     assert importlib.util.find_spec(line.split()[2]) is not None
 
 
-def rewrite(path: Path = PARAMETERS) -> None:
-    text = path.read_text()
-    for name, kind in OPTIONS.items():
-        table = parameter_table(kind)
-        text = section(name).sub(lambda found, table=table: f"{found.group(1)}{table}\n{found.group(2)}", text)
-    path.write_text(text)
+def rewrite(page: Path, sections: dict[str, str]) -> None:
+    text = page.read_text()
+    for name, own in sections.items():
+        text = section(name).sub(lambda found, own=own: f"{found.group(1)}{own}\n{found.group(2)}", text)
+    page.write_text(text)
 
 
 if __name__ == "__main__":
-    rewrite()
+    rewrite(PARAMETERS, {name: parameter_table(kind) for name, kind in OPTIONS.items()})
+    rewrite(RESULTS, {"reproduced": results_section(ROOT / "benchmarks" / "quality")})

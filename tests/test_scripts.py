@@ -1,7 +1,6 @@
 """Both scripts and recommend.py, end to end, on small data with a planted order."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from safetensors.torch import load_file
 import recommend
 import train_decoder
 import train_rqvae
-from benchmarks import compare
 from data.processed import load_corpus
 from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.config.main import ROOT, resolve, run_script
@@ -382,19 +380,6 @@ def test_a_split_by_time_refuses_ids_that_have_seen_its_future(tmp_path: Path, c
     ]
     assert run_script(train_decoder.train, "", [*second, "split_by=time", "iterations=2", "device=cpu"]) == 2
     assert "has collaborative vectors from histories split by leave-one-out" in capsys.readouterr().err
-
-
-def test_two_runs_are_compared_on_the_same_users(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_decoder(trained, "iterations=2", f"save_dir_root={tmp_path}", "do_eval=False", "full_eval_every=1")
-    capsys.readouterr()
-    whole, short = trained / "decoder" / "beauty", tmp_path / "beauty"
-    assert compare.main([str(short), str(whole)]) == 0
-    head, *rows = capsys.readouterr().out.splitlines()[-3:]
-    assert "difference to the first" in head
-    gain, low, high = (float(text) for text in re.findall(r"[+-]\d\.\d{4}", rows[1])[:3])
-    figures = [json.loads((run / "metrics.json").read_text())["validation"]["TIGER"]["metrics"]["recall@10"] for run in (short, whole)]
-    assert gain == pytest.approx(figures[1] - figures[0], abs=2e-4)
-    assert 0 < low <= gain <= high
 
 
 def test_one_number_for_all_levels_and_the_same_as_a_list_are_the_same(trained: Path, tmp_path: Path) -> None:

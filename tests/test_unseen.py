@@ -10,6 +10,7 @@ import train_rqvae
 from modules.runtime.config.main import run_script
 from tests.runs import DECODER, RQVAE
 from tests.synthetic import write_embeddings, write_tables
+from tests.test_ranks_file import check_every_figure
 
 ITEMS = 120
 
@@ -52,3 +53,4 @@ def test_a_split_by_time_trains_and_reports_the_items_that_training_never_saw(fo
     assert 0 < rows["TIGER"]["users"] < metrics["test"]["TIGER"]["users"]
     assert metrics["data"]["unseen_test_share"] == rows["TIGER"]["users"] / metrics["test"]["TIGER"]["users"]
     assert len(metrics["data"]["split"]) == 12
+    assert check_every_figure(folder / "decoder" / "late") == 6 + 7 + 8

@@ -15,9 +15,10 @@ from data.processed import SeqData
 from data.schemas import PAD, SeqBatch
 from evaluate.evaluation import Evaluation, evaluate_lists, sample_table, slice_users
 from evaluate.metrics import target_ranks
-from evaluate.rankers import CodeRanker, Ranker, TrainedRanker
+from evaluate.rankers import CodeRanker, Ranker, ScoredRanker, TrainedRanker
 from modules.runtime.evaluation.parallel_search import search_all
 from modules.runtime.runs.finished import open_finished
+from modules.runtime.runs.ranks_file import RankedUsers
 from modules.runtime.training.processes import Ranks
 
 Part = Literal["validation", "test"]
@@ -41,8 +42,11 @@ class Protocol(NamedTuple):
 class Lists(NamedTuple):
     """What a ranker found for some users."""
 
-    ranked: Tensor  # [U, k] items
+    users: Tensor  # [U] rows of the users
+    histories: Tensor  # [U] items before the target
     targets: Tensor  # [U] items
+    ranked: Tensor  # [U, k] items
+    scores: Tensor | None  # [U, k] what ranks them, of a ScoredRanker or CodeRanker
     tuples: Tensor | None  # [U, k] distinct tuples of codes, of a CodeRanker
 
 
@@ -71,6 +75,7 @@ class Evaluator:
     ) -> None:
         self.ranker, self.data, self.protocol, self.split = ranker, data, protocol, split
         self.ranks, self.pause = ranks or Ranks(), pause
+        self.record: Callable[[str, Part, RankedUsers], None] = lambda row, part, users: None
         self.sample: Tensor | None = None
         if protocol.users is not None and protocol.users < len(data.split.validation.users):
             self.sample = self._some_users(protocol.users)
@@ -128,25 +133,23 @@ class Evaluator:
 
         @torch.no_grad()
         def find(batch: SeqBatch) -> Lists:
-            targets = batch.targets[:, 0].cpu()
-            if isinstance(ranker, CodeRanker):
-                found = ranker.find(batch, width, filter_history)
-                return Lists(found.item_ids.cpu(), targets, found.tuples.cpu())
-            return Lists(ranker.recommend(batch, width, filter_history).cpu(), targets, None)
+            history = batch.item_ids if batch.seen is None else batch.seen
+            ranked, scores, tuples = ranked_lists(ranker, batch, width, filter_history)
+            users = batch.user_ids.cpu(), (history != PAD).sum(1).cpu(), batch.targets[:, 0].cpu()
+            return Lists(*users, ranked.cpu(), None if scores is None else scores.cpu(), None if tuples is None else tuples.cpu())
 
         shares = self.ranks.gather(search_all(find, batches, self.device, self.pause))
         if not self.ranks.main:
             return None
         count = self.ranks.count
         in_order = [shares[i % count][i // count] for i in range(sum(map(len, shares)))]
-        tuples = [lists.tuples for lists in in_order if lists.tuples is not None]
-        return Lists(
-            torch.cat([lists.ranked for lists in in_order]),
-            torch.cat([lists.targets for lists in in_order]),
-            torch.cat(tuples) if tuples else None,
-        )
+        users, histories, targets, ranked, scores, tuples = zip(*in_order)
+        found = torch.cat(users), torch.cat(histories), torch.cat(targets), torch.cat(ranked)
+        return Lists(*found, None if scores[0] is None else torch.cat(scores), None if tuples[0] is None else torch.cat(tuples))
 
-    def evaluate(self, ranker: Ranker, part: Part, filter_history: bool, sample: bool = False, progress: bool = False) -> Evaluation:
+    def evaluate(
+        self, ranker: Ranker, part: Part, filter_history: bool, sample: bool = False, progress: bool = False, row: str | None = None
+    ) -> Evaluation:
         """A ranker's item-level figures, and what matching codes would have claimed where it has codes; the same on every process.
 
         Args:
@@ -155,23 +158,30 @@ class Evaluator:
             filter_history: bar the items of the history.
             sample: only ``protocol.users`` users.
             progress: show a bar.
+            row: its name in the report, under which ``record`` gets the lists; None: they are not recorded.
         """
         batches = self._batches(part, self.sample if sample else None, ranker.name if progress else None)
         lists, evaluation = self._lists(ranker, batches, filter_history), None
         if lists is not None:
             of_targets = ranker.tuples_of(lists.targets.to(self.device)).cpu() if isinstance(ranker, CodeRanker) else None
             evaluation = evaluate_lists(lists.ranked, lists.targets, part, filter_history, self.protocol.cutoffs, lists.tuples, of_targets)
+            if row is not None:
+                self._record(row, part, lists, evaluation.ranks, of_targets)
         shared = self.ranks.from_main(evaluation)
         assert shared is not None
         return shared
 
-    def model(self, part: Part, filter_history: bool, sample: bool = False, progress: bool = False) -> Evaluation:
+    def _record(self, row: str, part: Part, lists: Lists, ranks: Tensor, code_targets: Tensor | None = None) -> None:
+        code_ranks = None if lists.tuples is None or code_targets is None else target_ranks(lists.tuples, code_targets)
+        self.record(row, part, RankedUsers(lists.users, lists.histories, lists.targets, ranks, code_ranks, lists.ranked, lists.scores))
+
+    def model(self, part: Part, filter_history: bool, sample: bool = False, progress: bool = False, row: str | None = None) -> Evaluation:
         """``evaluate`` of what the run trains."""
-        return self.evaluate(self.ranker, part, filter_history, sample, progress)
+        return self.evaluate(self.ranker, part, filter_history, sample, progress, row)
 
     def baselines(self, part: Part, filter_history: bool, rankers: Sequence[Ranker]) -> list[tuple[str, Evaluation]]:
         """A row for each of ``rankers``, on all users."""
-        return [(ranker.name, self.evaluate(ranker, part, filter_history)) for ranker in rankers]
+        return [(ranker.name, self.evaluate(ranker, part, filter_history, row=ranker.name)) for ranker in rankers]
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -196,7 +206,9 @@ class Evaluator:
         sliced = [(name, slice_users(evaluation, cold.cpu()[evaluation.targets], among, cutoffs)) for name, evaluation in rows]
         if lists is not None:
             only = evaluate_lists(lists.ranked, lists.targets, part, barred, cutoffs)._replace(among=among)
-            sliced.insert(1, (f"{self.ranker.name} among such items only", only))
+            name = f"{self.ranker.name} among such items only"
+            self._record(name, part, lists, only.ranks)
+            sliced.insert(1, (name, only))
         return sliced
 
     def samples(self, count: int = 5, top: int = 5) -> "Samples":
@@ -207,6 +219,15 @@ class Evaluator:
             targets += batch.targets[:, 0].tolist()
             ranked.append(self.ranker.recommend(batch, top, self.protocol.filter_history).cpu())
         return Samples(histories, targets, torch.cat(ranked))
+
+
+def ranked_lists(ranker: Ranker, batch: SeqBatch, width: int, filter_history: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Items [B, k], and what the ranker has of scores [B, k] and of tuples of codes [B, k]."""
+    if isinstance(ranker, CodeRanker):
+        return ranker.find(batch, width, filter_history)
+    if isinstance(ranker, ScoredRanker):
+        return *ranker.ranked(batch, width, filter_history), None
+    return ranker.recommend(batch, width, filter_history), None, None
 
 
 class Samples(NamedTuple):

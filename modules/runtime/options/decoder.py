@@ -147,7 +147,12 @@ class DecoderOptions(RunOptions, DataOptions):
     partial_eval_every: Count = option(500, "steps between validation losses.")
     full_eval_every: Count = option(2500, "steps between validations by search, which select the checkpoint.")
     patience: Natural = option(5, "stop after so many of them without a better ndcg@10; 0 never stops.")
-    do_eval: bool = option(True, "at the end evaluate all users on validation and, once, on test; False keeps the test unread.")
+    do_eval: bool = option(
+        True,
+        "at the end evaluate all users on validation and, once, on test; False keeps the test unread: the same command with True reads it "
+        "later and trains no step.",
+        may_differ=True,
+    )
     light_gcn_epochs: Natural = option(
         0, "epochs for which LightGCN is trained at the end, as one more baseline of the report; 0 leaves it out."
     )

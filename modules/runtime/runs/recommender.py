@@ -175,6 +175,6 @@ def recent_items(history: Tensor, width: int) -> Tensor:
     return history.gather(1, places.clamp(max=history.shape[1] - 1)).masked_fill(places >= lengths, PAD)
 
 
-def pad_to(lists: Tensor, width: int) -> Tensor:
-    """The first ``width`` columns [B, width], PAD where ``lists`` [B, W] is narrower."""
-    return nn.functional.pad(lists[:, :width], (0, max(0, width - lists.shape[1])), value=PAD)
+def pad_to(lists: Tensor, width: int, value: float = PAD) -> Tensor:
+    """The first ``width`` columns [B, width], ``value`` where ``lists`` [B, W] is narrower."""
+    return nn.functional.pad(lists[:, :width], (0, max(0, width - lists.shape[1])), value=value)

@@ -1,7 +1,8 @@
 """A run directory: what ran (config.gin, environment.json), how it went (log.jsonl), what came out (metrics.json and the weights).
 
 The rerun rule, said at every start: an unfinished run goes on, a finished one says so, another config in the same directory is refused,
-and train.resume = False trains anew in a directory beside it.
+and train.resume = False trains anew in a directory beside it. A run of stage 2 that ended without reading its test part is finished, and
+unfinished for a command with train.do_eval = True, which reads it and trains no step.
 """
 
 import ast
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import Field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,10 +37,7 @@ from modules.runtime.training.processes import Ranks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOG, METRICS = "log.jsonl", "metrics.json"
-DECLARED = {**declared_options(RqVaeOptions), **declared_options(DecoderOptions)}
-PATHS = {name for name, declared in DECLARED.items() if declared.metadata["path"]}
-NOT_COMPARED = {name for name, declared in DECLARED.items() if declared.metadata["may_differ"]}
+LOG, METRICS, READINGS = "log.jsonl", "metrics.json", "test_readings.json"
 DATA = declared_options(DataOptions).keys() - {"force_dataset_process"}
 """Options that both stages have and that say what the data is."""
 
@@ -64,7 +63,10 @@ class Run:
         self.folder = self.ranks.from_main(folder)
         # What is written down goes on where it is, also when it was begun in a directory beside another.
         self.settings = dict(resolved) | {"resume": True, "run_name": self.folder.name if self.folder.name != name else None}
-        self.finished = self.ranks.from_main(_readable(self.folder / METRICS) and (self.folder / WEIGHTS).exists())
+        self.metrics = self.ranks.from_main(self._written_metrics())
+        """The figures of a run whose training ended; None of another."""
+        unread = self.metrics is not None and "validation" in self.metrics and "test" not in self.metrics
+        self.finished = self.metrics is not None and not (unread and resolved.get("do_eval"))
         self._lock: FileLock | None = None
         self.tracker = Tracker()
         with self.ranks.main_first():
@@ -79,7 +81,7 @@ class Run:
                 "put it back, or set train.resume = False for a directory beside it"
             )
         if config.exists():
-            differing = _differing(config.read_text(), text)
+            differing = _differing(config.read_text(), text, self._declared())
             if differing and self.begun:
                 raise UserError(
                     f"{self.folder} holds a run with another config: {'; '.join(differing)}; "
@@ -99,8 +101,17 @@ class Run:
             raise UserError(f"cannot write the run directory {self.folder}: {error.strerror}; set train.save_dir_root") from error
         for left in self.folder.glob("checkpoint-*.tmp"):  # by a process that was killed while it wrote
             shutil.rmtree(left)
-        write_whole(config, text)
-        write_whole(self.folder / "environment.json", json.dumps(environment(self.ranks.count), indent=1))
+        if self.metrics is None:
+            write_whole(config, text)
+            write_whole(self.folder / "environment.json", json.dumps(environment(self.ranks.count), indent=1))
+
+    def _written_metrics(self) -> dict[str, object] | None:
+        path = self.folder / METRICS
+        return _parsed(path.read_text()) if path.exists() and (self.folder / WEIGHTS).exists() else None
+
+    def _declared(self) -> dict[str, Field[object]]:
+        """The options of the stage that this is a run of."""
+        return declared_options(DecoderOptions if "pretrained_decoder_path" in self.settings else RqVaeOptions)
 
     def __enter__(self) -> "Run":
         return self
@@ -113,7 +124,7 @@ class Run:
     @property
     def begun(self) -> bool:
         """Is there anything to lose: a line of the log, a checkpoint or results? A start that failed before leaves none."""
-        return self.finished or (self.folder / LOG).exists() or bool(checkpoints(self.folder))
+        return self.metrics is not None or (self.folder / LOG).exists() or bool(checkpoints(self.folder))
 
     def say(self, text: str) -> None:
         """Prints a line, once."""
@@ -133,8 +144,7 @@ class Run:
         """What to type for stage 2 on the codes of this run: the config beside this one's that has its name, and the data given with it."""
         given = sys.argv[1:]
         own = next((Path(word) for word in given if word.endswith(".gin") and "=" not in word), Path())
-        pair = own.with_name(own.name.replace("rqvae", "decoder", 1)) if own.name.startswith("rqvae") else None
-        config = pair if pair is not None and pair.exists() else "CONFIG"
+        config = config_of_other_stage(own) or "CONFIG"
         data = [word for word in given if word.partition("=")[0].removeprefix("--").removeprefix("train.") in DATA]
         return command("train_decoder.py", config, *data, f"pretrained_rqvae_path={self.folder}")
 
@@ -177,6 +187,10 @@ class Run:
         self.tracker = start_tracker(True, self.folder, config_text(self.settings), self.settings, name, project, run_id)
         write_whole(kept, json.dumps({"run_id": self.tracker.run_id}))
 
+    def record_test_reading(self) -> None:
+        """Notes that the test part is being read, before it is: test_readings.json holds the time of each such start."""
+        self.write(READINGS, json.dumps([*test_readings(self.folder), time.strftime("%Y-%m-%dT%H:%M:%S%z")]))
+
     def finish(self, metrics: Mapping[str, object]) -> None:
         """Writes metrics.json, which marks the run as finished, and lets go of the directory."""
         self.write(METRICS, json.dumps(metrics, indent=1))
@@ -188,6 +202,30 @@ class Run:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def config_of_other_stage(config: Path) -> Path | None:
+    """The config beside this one that has its name: decoder_NAME.gin for rqvae_NAME.gin, and the other way round; None without one."""
+    for own, other in (("rqvae", "decoder"), ("decoder", "rqvae")):
+        if config.name.startswith(own):
+            pair = config.with_name(config.name.replace(own, other, 1))
+            return pair if pair.exists() or (ROOT / pair).exists() else None
+    return None
+
+
+def test_readings(folder: Path) -> list[str]:
+    """When the test part of a run's data was read for its figures; of a run by an earlier version, which did not note it, [].
+
+    Raises:
+        UserError: a damaged file.
+    """
+    path = folder / READINGS
+    if not path.exists():
+        return []
+    try:
+        return [str(moment) for moment in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy it again, or train anew") from error
 
 
 def environment(processes: int = 1) -> dict[str, object]:
@@ -230,15 +268,17 @@ def _processor() -> str:
         return platform.processor()
 
 
-def _differing(old: str, new: str) -> list[str]:
+def _differing(old: str, new: str, declared: Mapping[str, Field[object]]) -> list[str]:
+    paths, free = ({name for name, own in declared.items() if own.metadata[what]} for what in ("path", "may_differ"))
+
     def lines(text: str) -> dict[str, str]:
         pairs = (line.partition(" = ") for line in text.splitlines() if line.startswith("train."))
-        return {name.removeprefix("train."): value for name, _, value in pairs if name.removeprefix("train.") not in NOT_COMPARED}
+        return {name.removeprefix("train."): value for name, _, value in pairs if name.removeprefix("train.") not in free}
 
     before, now = lines(old), lines(new)
     # A name that one of them lacks came or went with a version of this project; what a run did without it is its default.
     names = sorted(before.keys() & now.keys())
-    differ = [name for name in names if before[name] != now[name] and not (name in PATHS and _same_place(before[name], now[name]))]
+    differ = [name for name in names if before[name] != now[name] and not (name in paths and _same_place(before[name], now[name]))]
     return [f"{name} was {before[name]} and is now {now[name]}" for name in differ]
 
 
@@ -253,10 +293,6 @@ def _parsed(text: str) -> dict[str, object] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _readable(path: Path) -> bool:
-    return path.exists() and _parsed(path.read_text()) is not None
 
 
 def _free_sibling(folder: Path) -> Path:

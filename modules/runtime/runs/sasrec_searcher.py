@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.schemas import PAD, SeqBatch
-from evaluate.baselines import KEYS_IN_MEMORY, best_items, rows_of, score_keys
+from evaluate.baselines import KEYS_IN_MEMORY, Ranked, best_items, rows_of, score_keys
 from modules.runtime.runs.recommender import Recommender, pad_to
 from modules.runtime.runs.sasrec_run import SASRecRun, write_sasrec_files
 from modules.runtime.runs.stage2_run import SearchSettings
@@ -65,13 +65,18 @@ class SASRecSearcher(Recommender):
         keys = score_keys(scores, self.order)
         if self._out is not None:
             keys.masked_fill_(self._out, -1)
-        items = best_items(keys, barred, width)
+        items, _ = best_items(keys, barred, width)
         log_probs = scores.log_softmax(1).gather(1, items.clamp_min(0))
         return BestItems(items, log_probs.masked_fill(items == PAD, -torch.inf))
 
     def recommend(self, batch: SeqBatch, k: int, filter_history: bool) -> Tensor:
         """See ``Ranker.recommend``."""
-        return pad_to(self.search(batch, filter_history, k).item_ids, k)
+        return self.ranked(batch, k, filter_history).item_ids
+
+    def ranked(self, batch: SeqBatch, k: int, filter_history: bool) -> Ranked:
+        """See ``ScoredRanker.ranked``."""
+        found = self.search(batch, filter_history, k)
+        return Ranked(pad_to(found.item_ids, k), pad_to(found.keys, k, -torch.inf))
 
     def among(self, items: Tensor) -> "SASRecSearcher":
         """See ``Recommender.among``."""

@@ -5,6 +5,7 @@ Where the run has a memory_weight or a head_weight, items are ranked by the mixt
 Shape letters: B batch, S items of a history, N those the model reads, W beams, C codes of an ID, I items, J items of a shortlist.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -151,7 +152,7 @@ class Searcher(Recommender):
     def find(self, batch: SeqBatch, k: int, filter_history: bool) -> Found:
         """See ``CodeRanker.find``."""
         found = self.search(batch, filter_history)
-        return Found(pad_to(found.item_ids, k), pad_to(found.tuples, k))
+        return Found(pad_to(found.item_ids, k), pad_to(found.keys, k, -math.inf), pad_to(found.tuples, k))
 
     def tuples_of(self, items: Tensor) -> Tensor:
         """See ``CodeRanker.tuples_of``."""
