@@ -5,7 +5,6 @@ Literals are parsed, never evaluated. A line is decoded only if its item is want
 
 import ast
 import gzip
-import html
 import json
 import re
 import warnings
@@ -16,8 +15,8 @@ from typing import NamedTuple
 
 from data.corpus import Catalogue
 from data.io.tables import check_file
-from data.io.text import field_text, usable_id
-from data.item_text import item_text
+from data.io.text import usable_id
+from data.item_text import clean, item_text
 from data.schemas import UserError
 
 MAX_LINE = 1 << 24
@@ -98,22 +97,10 @@ def describe(keys: Sequence[str], entries: Iterable[Entry]) -> Catalogue:
 
 
 def _entry(key: str, title: object, brand: object, categories: object, price: object) -> Entry:
-    shown, made, path = (field_text(_unescaped(value)) for value in (title, brand, categories))
-    fields = [
-        ("Title", shown),
-        ("Brand", "" if made.lower() == "unknown" else made),
-        ("Categories", path),
-        ("Price", price),
-    ]
+    shown, made, path, costs = map(clean, (title, brand, categories, price))
+    fields = [("Title", shown), ("Brand", "" if made.lower() == "unknown" else made), ("Categories", path), ("Price", costs)]
     steps = categories[:DEPTH] if isinstance(categories, list) else []
-    return Entry(key, shown, item_text(fields), " > ".join(field_text(_unescaped(name)) for name in steps))
-
-
-def _unescaped(value: object) -> object:
-    """Without HTML's entities, which may stand for control characters and so go before those."""
-    if isinstance(value, list):
-        return [_unescaped(part) for part in value]
-    return html.unescape(value) if isinstance(value, str) else value
+    return Entry(key, shown, item_text(fields), " > ".join(text for text in map(clean, steps) if text))
 
 
 def _entries(path: Path, parse: Callable[[int, bytes], Mapping[str, object] | None], line_is: str) -> Iterator[Mapping[str, object]]:

@@ -31,7 +31,7 @@ from data.sources.amazon_metadata import Entry, describe, read_json, read_litera
 if TYPE_CHECKING:
     import polars as pl
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Raise it when the same raw files would give another corpus."""
 
 

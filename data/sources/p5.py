@@ -28,7 +28,7 @@ from data.sources.amazon_metadata import describe, read_literals
 from data.sources.registry import DataConfig, RecDataset, data_mistakes
 
 SEQUENCES, MAPS, METADATA = FILES = ("sequential_data.txt", "datamaps.json", "meta.json.gz")
-PARSER_VERSION = 3
+PARSER_VERSION = 4
 """Raise it when the same raw files would give another corpus."""
 
 P5_URL = "https://drive.usercontent.google.com/download?id=1qGxgmx7G_WB7JE4Cn_bEcZ_o_NAJLE3G&confirm=t"
