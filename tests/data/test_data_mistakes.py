@@ -222,8 +222,8 @@ MISTAKES = [
     Mistake("AMAZON_2023", "code in the metadata", add(META_2023, f'{{"parent_asin": {EVIL}}}'), (f"{META_2023}:21 is not JSON",)),
     Mistake("CUSTOM csv", "empty file", put(ROWS, b""), ("mine.interactions.csv is empty",)),
     Mistake("CUSTOM csv", "directory instead of a file", directory(ROWS), ("mine.interactions.csv is a directory",)),
-    Mistake("CUSTOM csv", "wrong delimiter", swap(ROWS, ",", ";"), ("mine.interactions.csv:1 has no column for the user",)),
-    Mistake("CUSTOM csv", "missing column", swap(ROWS, "timestamp", "when", 1), ("no column for the timestamp", "train.columns")),
+    Mistake("CUSTOM csv", "no delimiter", swap(ROWS, ",", "&"), ("mine.interactions.csv:1 has no column for the user",)),
+    Mistake("CUSTOM csv", "missing column", swap(ROWS, "timestamp", "when", 1), ("no column for the timestamp", "timestamp=when")),
     Mistake("CUSTOM csv", "named column that is not there", nothing, ("has no column named uid",), ('columns=["user=uid"]',)),
     Mistake("CUSTOM csv", "unknown role", nothing, ("'person=uid'", "role=name"), ('columns=["person=uid"]',)),
     Mistake("CUSTOM csv", "too many fields", add(ROWS, "u1,i1,5,5"), ("mine.interactions.csv:", "has 4 fields, not 3")),
@@ -241,8 +241,10 @@ MISTAKES = [
     Mistake("CUSTOM csv", "two files of a kind", put("interactions.csv", b"user,item,timestamp\n"), ("both there",)),
     Mistake("CUSTOM csv", "damaged parquet", replaced(THINGS, "mine.items.parquet", b"PAR1"), ("mine.items.parquet is not a parquet",)),
     Mistake("CUSTOM csv", "damaged jsonl", replaced(THINGS, "items.jsonl", b'{"item": "i1"}\n{"item'), ("items.jsonl:2 is not JSON",)),
-    Mistake("CUSTOM csv", "missing file", lambda folder: (folder / "raw" / THINGS).unlink(), ("mine.item not found", "put them there")),
-    Mistake("CUSTOM atomic", "wrong delimiter", swap(INTER, "\t", ","), ("mine.inter:1 has no column for the user",)),
+    Mistake(
+        "CUSTOM csv", "missing file", lambda folder: (folder / "raw" / ROWS).unlink(), ("no interactions.csv", THINGS, "put them there")
+    ),
+    Mistake("CUSTOM atomic", "no delimiter", swap(INTER, "\t", "&"), ("mine.inter:1 has no column for the user",)),
     Mistake("CUSTOM atomic", "missing field", add(INTER, "u1\t1\t4"), ("mine.inter:", "does not have 4 tab-separated fields")),
     Mistake("CUSTOM atomic", "NaN rating", add(INTER, "u1\t1\tnan\t5"), ("mine.inter:", "a rating that is no number")),
     Mistake("CUSTOM atomic", "Latin-1", add(ITEM, b"99\tCaf\xe9\t1999\tDrama"), ("mine.item:22 is not UTF-8",)),

@@ -72,14 +72,14 @@ def test_the_planted_order_is_read_back(tmp_path):
     ("inter", "item", "sentence"),
     [
         (
-            INTER.replace("\t", ","),
+            INTER.replace("user_id", "uid"),
             ITEM,
-            r"tiny.inter:1 has no column for the user \(such as user, user_id\), only user_id:token,item_id:token",
+            r"tiny.inter:1 has no column for the user \(such as user, user_id\), only uid, item_id, rating, timestamp",
         ),
         (
             INTER.replace("timestamp", "when"),
             ITEM,
-            r"tiny.inter:1 has no column for the timestamp .*set train.columns = \[\"timestamp=NAME\"\]",
+            r"tiny.inter:1 has no column for the timestamp, though when may be one.*set train.columns = \[\"timestamp=when\"\]",
         ),
         (INTER, ITEM.replace("item_id", "id"), "tiny.item:1 has no column for the item"),
         (INTER, ITEM.replace("class", "movie_title"), "tiny.item:1 has the column 'movie_title' twice"),
@@ -109,7 +109,10 @@ def test_times_may_have_fractions(tmp_path):
 
 
 def test_missing_files_are_told_with_the_way_to_get_them(tmp_path):
-    with pytest.raises(UserError, match=r"mine.inter and mine.item not found in .*raw.*put them there"):
+    (tmp_path / "shop.inter").write_text("")
+    with pytest.raises(
+        UserError, match=r"no interactions.csv and items.csv, .*raw \(there lies shop.inter\).*dataset_split = 'shop'.*put them"
+    ):
         load_custom(tmp_path, "mine")
     with pytest.raises(UserError, match=r"python -m data.quick"):
         load_custom(tmp_path, "ml-100k")
