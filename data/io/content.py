@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import mmap
 import zlib
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def read_head(path: Path, content: bytes | None) -> str:
     if len(start) == HEAD and NEWLINE in start:
         start = start[: start.rindex(NEWLINE) + 1]
     return start.decode("utf-8-sig", "replace")
+
+
+def holds(path: Path, content: bytes | None, piece: bytes) -> bool:
+    """Does a file hold some bytes?"""
+    if content is not None:
+        return piece in content
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return mapped.find(piece) >= 0
 
 
 def whole_text(path: Path, content: bytes | None, expected: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,11 +29,11 @@ def sniff(head: str, own: str, quoted: bool | None = None) -> Layout:
     Args:
         head: whole lines from its beginning.
         own: the separator that the file's ending promises; kept unless another divides the lines and this one does not.
-        quoted: the format has quotes (True) or none (False); None: told by the lines.
+        quoted: the format with its own separator has quotes (True) or none (False); None: told by the lines.
     """
     separator = own if _divides(head, own) >= 0.5 else max((*SEPARATORS, own), key=lambda other: _score(head, other, own))
     style = _style(head, separator) if quoted is None or quoted else "plain"
-    quotes, escapes = style != "plain" or quoted is True, style == "escaped"
+    quotes, escapes = style != "plain" or (quoted is True and separator == own), style == "escaped"
     names, *rows = list(_records(head, separator, quotes, escapes, LINES)) or [[]]
     names, rows = [name.strip() for name in names], [row for row in rows if row]
     numbered = all(len(row) == len(names) + 1 and row[0] == str(number) for number, row in enumerate(rows, start=1))
@@ -56,9 +57,9 @@ def _divides(head: str, separator: str) -> float:
 
 def _style(head: str, separator: str) -> str:
     """How quotes are written: "plain" where they are letters like others."""
-    if '"' not in head:
+    if not re.search(rf'(?m)(^|{re.escape(separator)})"', head):
         return "plain"
-    for name, escapes in (("doubled", False), ("escaped", True)):
+    for name, escapes in (("doubled", False), *((("escaped", True),) if '\\"' in head else ())):
         try:
             counts = {len(record) for record in _records(head, separator, True, escapes, None, strict=True) if record}
         except csv.Error:

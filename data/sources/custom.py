@@ -29,6 +29,7 @@ from data.sources.custom_columns import describe_items, parse_columns, text_colu
 from data.sources.custom_files import Files, find_files
 from data.sources.custom_table import RoleTable, join_tables, read_table
 from data.sources.registry import DataConfig, Source
+from data.sources.text_columns import numbers_rows
 from data.sources.unlisted import Unlisted, bad_unlisted, place_unlisted
 from data.times import read_times
 
@@ -158,10 +159,10 @@ def _ordered(ids: "pl.Series") -> "pl.Series":
 
 
 def _distinct(items: Table) -> tuple[Table, int]:
-    """The items without rows that say the same again, and how many those are."""
+    """The items without rows that say the same again, their numbers apart, and how many those are."""
     import polars as pl
 
-    shown = [name for name in items.frame.columns if items.frame[name].dtype != pl.Object]
+    shown = [name for name in items.frame.columns if not numbers_rows(name, items.frame[name])]
     keep = items.frame.select(pl.struct(shown).is_first_distinct().alias("first"))["first"]
     if keep.all():
         return items, 0

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.io.content import read_content, read_head, whole_text
+from data.io.content import holds, read_content, read_head, whole_text
 from data.io.csv_file import read_csv
 from data.io.json_lines import read_json_lines
 from data.io.sequences import read_json, read_sequences
@@ -111,11 +111,12 @@ def _read_text(
 
     content = read_content(path, expected, encoding)
     own = OWN[kind]
-    if kind == "csv":
-        layout = sniff(read_head(path, content), own, quoted=True)
-    else:
+    layout = sniff(read_head(path, content), own, quoted=kind == "csv")
+    text = ""
+    if kind != "csv" or layout.separator != own or holds(path, content, b'\\"'):  # whether quotes are quotes, the whole file tells
         text = whole_text(path, content, expected)
-        layout = sniff(text, own, quoted=None if kind != "inter" and kind != "item" else text.startswith('"'))
+        atomic = kind in ("inter", "item") and not text.startswith('"')
+        layout = sniff(text, layout.separator, quoted=False if atomic else None if layout.separator != "," else True)
     layout = layout._replace(names=_names(layout))
     header = has_header(layout.names, named, needed)
     if not header:

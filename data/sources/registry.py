@@ -122,7 +122,7 @@ def data_mistakes(config: DataConfig, suggest: Callable[[str, Sequence[str]], st
 def known_encoding(name: str) -> bool:
     """Is it the name of an encoding of text?"""
     try:
-        return isinstance(b"".decode(name), str)
+        return isinstance("text".encode(name), bytes)
     except (LookupError, UnicodeError, ValueError):
         return False
 

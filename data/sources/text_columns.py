@@ -46,7 +46,7 @@ def _reason(name: str, column: "pl.Series") -> str | None:
     import polars as pl
 
     kind = column.dtype
-    if INDEX.fullmatch(name) or _counts_rows(column):
+    if numbers_rows(name, column):
         return "row numbers"
     if kind == pl.Boolean:
         return "true or false"
@@ -77,10 +77,12 @@ def _number(name: str, numbers: "pl.Series") -> str | None:
     return "dates" if re.search(r"time|date|_at$|stamp|created", name, re.I) and holds_dates(numbers.drop_nulls()) else None
 
 
-def _counts_rows(column: "pl.Series") -> bool:
-    """Does a column number its rows, from 0 or from 1?"""
+def numbers_rows(name: str, column: "pl.Series") -> bool:
+    """Is a column an index as pandas and R write them, or does it number its rows from 0 or 1?"""
     import polars as pl
 
+    if INDEX.fullmatch(name):
+        return True
     if column.dtype not in (pl.String,) and not column.dtype.is_integer():
         return False
     numbers = column.cast(pl.Int64, strict=False)

@@ -10,7 +10,7 @@ from data.item_text import clean
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("Mug &amp; saucer &quot;Blue&quot; &#39;09", "Mug & saucer \"Blue\" '09"),
+        ("Mug &amp; saucer &quot;Blue&quot; &#39;09", 'Mug & saucer "Blue" \'09'),
         ("<span id='t'>Rope</span><br/>10 m", "Rope 10 m"),
         ("<p>Soft</p><p>Light</p>", "Soft Light"),
         ("H<sub>2</sub>O", "H2O"),
@@ -30,7 +30,9 @@ def test_tags_and_entities_go_and_the_rest_stays(value, text):
     assert clean(value) == text
 
 
-@pytest.mark.parametrize("value", ["-", "—", "–", "N/A", "n/a", "null", "NULL", "None", "nan", " - ", "&mdash;", "<br>", "?", "<NA>", None, []])
+@pytest.mark.parametrize(
+    "value", ["-", "—", "\N{EN DASH}", "N/A", "n/a", "null", "NULL", "None", "nan", " - ", "&mdash;", "<br>", "?", "<NA>", None, []]
+)
 def test_a_placeholder_is_no_text(value):
     assert clean(value) == ""
 

@@ -191,7 +191,13 @@ def test_entities_are_undone_before_control_characters_are_taken_out(tmp_path):
 
 
 def test_tags_and_placeholders_are_no_texts(tmp_path):
-    entry = {"parent_asin": "P1", "title": '<span id="x">Comb</span> no 1', "store": "-", "categories": ["Beauty", "N/A"], "price": "\u2014"}
+    entry = {
+        "parent_asin": "P1",
+        "title": '<span id="x">Comb</span> no 1',
+        "store": "-",
+        "categories": ["Beauty", "N/A"],
+        "price": "\u2014",
+    }
     corpus, _ = load(write_2023(tmp_path, meta=[entry]), 2023)
     assert corpus.titles[0] == "Comb no 1"
     assert corpus.texts[0] == "Title: Comb no 1; Categories: Beauty"
