@@ -43,7 +43,7 @@ def read_literals(path: Path, wanted: Collection[str] | None) -> Iterator[Entry]
     """Yields the items of a file of Python literals, 2014's layout.
 
     Args:
-        path: gzipped.
+        path: gzipped if it ends in .gz.
         wanted: their asins; None: all.
 
     Raises:
@@ -86,14 +86,21 @@ def read_json(path: Path, wanted: Collection[str] | None) -> Iterator[Entry]:
             yield _entry(key, entry.get("title"), entry.get("store"), entry.get("categories"), entry.get("price"))
 
 
-def describe(keys: Sequence[str], entries: Iterable[Entry]) -> Catalogue:
-    """Returns the items of ``keys`` with what the entries say of them; the last entry of an item counts."""
+def describe(path: Path, keys: Sequence[str], entries: Iterable[Entry]) -> tuple[Catalogue, list[str]]:
+    """Returns the items of ``keys`` with what the entries of ``path`` say of them, and a note where some stand there more than once.
+
+    The last entry of an item counts.
+    """
     rows = {key: row for row, key in enumerate(keys)}
     titles, texts, categories = ([""] * len(keys) for _ in range(3))
+    times = [0] * len(keys)
     for entry in entries:
         row = rows[entry.key]
         titles[row], texts[row], categories[row] = entry[1:]
-    return Catalogue(keys, titles, texts, categories)
+        times[row] += 1
+    again = sum(count > 1 for count in times)
+    notes = [f"{path}: {again:,} of {len(keys):,} items stand there more than once; the last entry of each counts"] if again else []
+    return Catalogue(keys, titles, texts, categories), notes
 
 
 def _entry(key: str, title: object, brand: object, categories: object, price: object) -> Entry:
@@ -104,12 +111,13 @@ def _entry(key: str, title: object, brand: object, categories: object, price: ob
 
 
 def _entries(path: Path, parse: Callable[[int, bytes], Mapping[str, object] | None], line_is: str) -> Iterator[Mapping[str, object]]:
-    check_file(path, f"a gzip file with {line_is} a line")
+    zipped = path.suffix == ".gz"
+    check_file(path, f"a {'gzip ' if zipped else ''}file with {line_is} a line")
     number = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # titles with stray backslashes are literals all the same
         try:
-            with gzip.open(path, "rb") as file:
+            with gzip.open(path, "rb") if zipped else path.open("rb") as file:
                 while line := file.readline(MAX_LINE):
                     number += 1
                     entry = parse(number, line.strip())
