@@ -121,6 +121,7 @@ def read_lines(
     encoding: str = "utf-8-sig",
     header: bool = True,
     text: str | None = None,
+    named: Sequence[str] = (),
 ) -> Table:
     """Reads lines of fields without quotes as text columns.
 
@@ -132,6 +133,7 @@ def read_lines(
         encoding: "latin-1" refuses nothing.
         header: the first line has the columns' names, with or without RecBole's types behind them.
         text: what the file holds; None: read it.
+        named: stand for the names on the first line.
 
     Raises:
         UserError: no such file, another encoding, a header that lacks a column, or a line with another number of fields.
@@ -146,7 +148,7 @@ def read_lines(
     names = list(needed)
     if header:
         first = lines.pop(0)
-        names = [TYPED.sub("", field).strip() for field in first.removesuffix("\r").split(separator)]
+        names = list(named) or [TYPED.sub("", field).strip() for field in first.removesuffix("\r").split(separator)]
         check_header(path, names, needed, expected, separator in first)
         if not lines:
             raise UserError(f"{path} has a header and no rows; expected {expected}, one line for each row")

@@ -126,7 +126,7 @@ def find_roles(
         others = [name for name in names if name not in taken.values()]
         if (time := next((name for name in others if _may_be_time(name, frame)), None)) is not None:
             sentences.append(f"for the timestamp, though {field_text(time)} may be one")
-            advice.append(f'"timestamp={time}"')
+            advice.append(f'"timestamp={field_text(time)}"')
     if sentences:
         there = field_text(names)[:120]
         if needed and absent and _is_data(names):

@@ -125,8 +125,7 @@ def _read_text(
         return read_sequences(path, text, expected)
     if not layout.quotes:
         shown = f"a tab-separated file, {expected}" if layout.separator == "\t" else expected
-        table = read_lines(path, layout.separator, () if header else layout.names, shown, header=header, text=text)
-        return table.with_frame(table.frame.rename(dict(zip(table.frame.columns, layout.names))))
+        return read_lines(path, layout.separator, () if header else layout.names, shown, header=header, text=text, named=layout.names)
     check_header(path, layout.names, (), expected)
     taken = find_roles(path, layout.names, needed, wanted, named, expected)
     kept = list(taken.values()) if "timestamp" in taken else layout.names  # without times, others are looked at for some
