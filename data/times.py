@@ -32,7 +32,7 @@ class Times(NamedTuple):
     """One column of times."""
 
     seconds: "pl.Series"  # int64 where all are whole, else float64
-    ticks: "pl.Series"  # as they were written, where seconds as float64 could merge two of them
+    ticks: "pl.Series | None"  # as they were written, where seconds as float64 merge some; else None
     notes: list[str]
 
 
@@ -54,11 +54,12 @@ def read_times(table: Table, name: str) -> Times:
     unit = _unit(table, name, numbers)
     notes = _blur_note(table, name, numbers)
     if unit in (None, "seconds"):
-        return Times(numbers, numbers, notes)
+        return Times(numbers, None, notes)
     ticks = UNITS[str(unit)]
     whole = not numbers.dtype.is_float() and bool((numbers % ticks == 0).all())
     seconds = numbers // ticks if whole else numbers.cast(pl.Float64) / ticks
-    return Times(seconds, numbers, [*notes, f"{table.path}: {name} counts {unit} and was read so"])
+    merged = not whole and seconds.n_unique() < numbers.n_unique()
+    return Times(seconds, numbers if merged else None, [*notes, f"{table.path}: {name} counts {unit} and was read so"])
 
 
 def _blur_note(table: Table, name: str, numbers: "pl.Series") -> list[str]:
@@ -80,6 +81,8 @@ def _iso_seconds(table: Table, name: str) -> "pl.Series | None":
     if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
         return None
     texts = column.cast(pl.String).str.strip_chars()
+    if texts.cast(pl.Int64, strict=False).null_count() == 0:
+        return None
     is_number = texts.cast(pl.Float64, strict=False).is_finite().fill_null(False)
     if is_number.all():
         return None

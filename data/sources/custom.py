@@ -113,7 +113,7 @@ def read_custom(files: Files, filters: Filters, reading: Reading | None = None) 
     timed = "timestamp" in rows.frame.columns
     if timed:
         times = read_times(rows, "timestamp")
-        table |= {"time": times.seconds, "ticks": times.ticks}
+        table["time"] = times.seconds
         notes += times.notes
     else:
         table["time"] = pl.int_range(len(rows.frame), eager=True)
@@ -121,8 +121,8 @@ def read_custom(files: Files, filters: Filters, reading: Reading | None = None) 
     if "rating" in rows.frame.columns and filters.min_rating > 0:
         table["rating"] = parse_numbers(rows, "rating")
     frame = pl.DataFrame(table)
-    if timed and times.seconds.n_unique() < times.ticks.n_unique():  # seconds as float64 are too coarse to order these
-        frame = frame.sort("ticks", maintain_order=True)
+    if timed and times.ticks is not None:  # seconds as float64 may be too coarse to order these
+        frame = frame.with_columns(ticks=times.ticks).sort("ticks", maintain_order=True)
     loaded = assemble(str(files.interactions), from_file, catalogue, frame, filters)
     corpus = loaded.corpus if timed else loaded.corpus._replace(times=None)
     return LoadedCorpus(corpus, [*notes, *more, *loaded.notes])
