@@ -25,6 +25,7 @@ from data.corpus import Corpus
 from data.processed import SeqData, load_corpus
 from data.schemas import PAD
 from data.shell import command
+from data.splits import met_before
 from evaluate.evaluation import evaluation_report
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.rankers import Ranker
@@ -92,6 +93,9 @@ def train(options: DecoderOptions) -> None:
         if moments is not None:
             users = f"{len(data.split.validation.users):,} validation and {len(data.split.test.users):,} test users"
             run.say(f"moments  train before {moments.validation_from:.0f}, test from {moments.test_from:.0f} (seconds); {users}")
+        for part in parts_read(options.do_eval) if options.filter_history else []:
+            if barred := met_before(data.split, part).describe():
+                run.say(barred)
         if stage_one is not None and recommender.sem_ids is not None:
             run.say(f"IDs      {stage_one.folder}: codes {' + '.join(map(str, stage_one.tokenizer.vocab_sizes))}")
         if vectors is None:
@@ -209,6 +213,11 @@ def make_optimizer(model: nn.Module, options: DecoderOptions) -> torch.optim.Opt
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
+def parts_read(do_eval: bool) -> list[Part]:
+    """The parts of the split whose targets a run may look at."""
+    return ["validation", "test"] if do_eval else ["validation"]
+
+
 # -- evaluation -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -223,8 +232,10 @@ def report(
 ) -> None:
     """Final figures of the selected checkpoint beside the baselines': all users on validation and, once, on test."""
     barred, name = evaluator.protocol.filter_history, evaluator.ranker.name
-    metrics: dict[str, object] = {"training_seconds": round(seconds, 1), "data": dict(described)}
-    parts: list[Part] = ["validation", "test"] if do_eval else ["validation"]
+    parts = parts_read(do_eval)
+    met = {part: met_before(evaluator.data.split, part) for part in parts}
+    counted = {part: already.cases for part, already in met.items()}
+    metrics: dict[str, object] = {"training_seconds": round(seconds, 1), "data": {**described, "held_out_in_history": counted}}
     text = []
     ranks_file = RanksFile(run.folder, corpus.user_keys, corpus.item_keys, evaluator.data.popularity)
     evaluator.record = ranks_file.add
@@ -240,7 +251,7 @@ def report(
             run.picture(f"recall_{part}", recall_plot(rows))
             names = list(rows[0][1].metrics)
             run.tracker.table(part, ["model", *names], [[name, *(row.metrics.get(metric) for metric in names)] for name, row in rows])
-        text.append(evaluation_report(rows))
+        text.append("\n".join(filter(None, [evaluation_report(rows), met[part].describe() if barred else ""])))
         metrics[part] = {row: evaluation.to_json() for row, evaluation in rows}
         unseen = evaluator.unseen(part, rows) if part == "test" else []
         if unseen and evaluator.ranks.main:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from data.corpus import Corpus
 from data.processed import SeqData
-from data.splits import TimeSplit, split_hash, time_bounds
+from data.schemas import UserError
+from data.splits import TimeSplit, part_mistakes, split_hash, time_bounds
 from data.statistics import CorpusStatistics, statistics
 from evaluate.metrics import tie_order
 from modules.runtime.options.decoder import DecoderOptions
@@ -33,14 +34,20 @@ def split_sequences(corpus: Corpus, options: DecoderOptions, device: torch.devic
         device: where batches come out.
 
     Raises:
-        UserError: a part of the split would be empty.
+        UserError: a part of the split would be empty, or it needs times that there are not.
     """
     moments = None
     if options.split_by == "time":
         first, second = options.split_quantiles
-        assert corpus.times is not None  # the config's check refuses sources without times
+        if corpus.times is None:  # files of one's own may have none; the config's check refuses sources without
+            raise UserError(
+                "train.split_by = 'time' needs times and the interactions have none; "
+                "name their column in train.columns or set it to 'leave_one_out'"
+            )
         moments = time_bounds(corpus.times, (first, second))
     data = SeqData(corpus.histories, len(corpus.item_keys), options.max_seq_len, options.encoder_attention == "causal", moments)
+    if mistakes := list(part_mistakes(data.split, moments is not None)):
+        raise UserError(*mistakes)
     described, split = statistics(corpus, data.split), split_hash(corpus.histories, moments)
     data = data.to(device)
     order = tie_order(data.popularity.cpu(), corpus.item_keys, options.seed).to(device)
