@@ -29,11 +29,13 @@ from data.splits import met_before
 from evaluate.evaluation import evaluation_report
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.rankers import Ranker
+from modules.mixture import parse_shares
 from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
 from modules.runtime.evaluation.baselines import Untrained
 from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
 from modules.runtime.evaluation.light_gcn import light_gcn_ranker
+from modules.runtime.evaluation.mixtures import mixed
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs.hub import find_snapshot, push
 from modules.runtime.runs.ranks_file import RanksFile
@@ -117,7 +119,8 @@ def train(options: DecoderOptions) -> None:
         ranks.wait()
         load_weights(model.eval(), run.folder / WEIGHTS)
         untrained = untrained or Untrained(data.split.train, order, vectors)
-        rankers = [*untrained.rankers()]
+        variants = [mixed(recommender, untrained.memory, parse_shares(shares)) for shares in options.mixtures]
+        rankers = [*variants, *untrained.rankers()]
         if options.light_gcn_epochs:
             rankers.append(light_gcn_ranker(untrained, evaluator, options.light_gcn_epochs, run.say))
         if ranks.main:

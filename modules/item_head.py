@@ -27,7 +27,11 @@ def full_probs(states: Tensor, table: Tensor, barred: Tensor | None = None, amon
     Returns:
         [B, I] fp32, 0 for items that are not left; all 0 where none is.
     """
-    logits = (states @ table.to(states.dtype).T).float()
+    return probs_of_left((states @ table.to(states.dtype).T).float(), barred, among)
+
+
+def probs_of_left(logits: Tensor, barred: Tensor | None = None, among: Tensor | None = None) -> Tensor:
+    """Softmax of ``logits`` [B, I] over the items that are left; see ``full_probs``."""
     if barred is not None:
         without = torch.zeros(logits.shape[0], logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(without.scatter_(1, torch.where(barred == PAD, logits.shape[1], barred), True)[:, :-1], -torch.inf)

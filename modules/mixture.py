@@ -138,3 +138,32 @@ def check_weights(weights: Sequence[float]) -> float:
     if min(weights, default=0.0) < 0 or own < -1e-9:
         raise UserError(f"the shares of a mixture are {list(weights)}; they must be at least 0, and together at most 1")
     return max(own, 0.0)
+
+
+class Shares(NamedTuple):
+    """Of a score: the model's beam search, a softmax over all items, and the memory. They sum to 1."""
+
+    search: float
+    items: float
+    memory: float
+
+    def describe(self) -> str:
+        """Such as ``search .5 + memory .5``."""
+        parts = [(name, share) for name, share in self._asdict().items() if share]
+        return " + ".join(name if share == 1 else f"{name} {share:.3g}".replace(" 0.", " .") for name, share in parts)
+
+
+def parse_shares(text: str) -> Shares:
+    """Reads ``search,items,memory``.
+
+    Raises:
+        UserError: not three shares that sum to 1.
+    """
+    try:
+        shares = Shares(*map(float, text.split(",")))
+        check_weights(shares)
+    except (ValueError, TypeError, UserError):
+        shares = Shares(-1, -1, -1)
+    if abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"the mixture {text!r} is not three shares that sum to 1; write search,items,memory, such as '0.5,0,0.5'")
+    return shares

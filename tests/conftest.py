@@ -17,6 +17,7 @@ SLOW = {
     "test_configs",
     "test_kill",
     "test_old_configs",
+    "test_mixture_rows",
     "test_own_data",
     "test_precision",
     "test_processes",

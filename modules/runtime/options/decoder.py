@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from data.processed import time_mistakes
+from modules.mixture import Shares, parse_shares
 from modules.model import DecoderConfig
 from modules.quantize import QuantizeForwardMode
 from modules.runtime.config.declaration import declared_options, filled, option
@@ -130,6 +131,12 @@ class DecoderOptions(RunOptions, DataOptions):
         "they are then sorted by model, memory and head, each as a distribution over them.",
         only="tiger",
     )
+    mixtures: tuple[Text, ...] = option(
+        (),
+        "further rows of the report: the same model with other shares of search, items (the item head, or SASRec) and memory, such as "
+        '"0.5,0,0.5"; without a share of the search all items are scored.',
+        may_differ=True,
+    )
     filter_history: bool = option(
         True,
         "the search bars items of the user's history (a repeated item can then not be hit); selection uses this; the test report has the "
@@ -190,6 +197,7 @@ class DecoderOptions(RunOptions, DataOptions):
                 f"train.memory_weight = {self.memory_weight} and train.head_weight = {self.head_weight} are shares of one score; "
                 "together they must be at most 1"
             )
+        yield from self._mixture_mistakes()
         if self.head_weight and not self.item_head:
             yield f"train.head_weight = {self.head_weight} asks the item head; set train.item_head = True or train.head_weight = 0"
         if len(quantiles) != 2 or not 0 < quantiles[0] < quantiles[1]:
@@ -201,6 +209,17 @@ class DecoderOptions(RunOptions, DataOptions):
         """The options that another model than this one reads and that have another value than their default."""
         others = {name: field for name, field in declared_options(type(self)).items() if field.metadata["only"] not in ("", self.model)}
         return [name for name, field in others.items() if getattr(self, name) != field.default]
+
+    def _mixture_mistakes(self) -> Iterator[str]:
+        """A sentence for each of train.mixtures that is none, or asks a part that the model has not."""
+        for text in self.mixtures:
+            wrong = list(refused(lambda text=text: parse_shares(text)))  # type: ignore[misc]
+            yield from (f"train.mixtures: {sentence}" for sentence in wrong)
+            shares = Shares(0, 0, 0) if wrong else parse_shares(text)
+            if shares.items and not (self.item_head or self.model == "sasrec"):
+                yield f"train.mixtures: {text!r} has a share of the items, which needs train.item_head = True; give it 0"
+            if shares.search and self.model == "sasrec":
+                yield f"train.mixtures: {text!r} has a share of the search, which SASRec has not; give it 0"
 
     def repeated(self) -> dict[str, object]:
         """The options of stage 1 that this config repeats."""

@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from data.processed import load_corpus
 from data.schemas import UserError
 from modules.runtime.config.main import resolve
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs.recommender import Recommender
 from modules.runtime.runs.sequences import Sequences, split_sequences
-from modules.runtime.runs.stage2_models import load_recommender
+from modules.runtime.runs.stage2_models import find_stage_one, load_recommender
 from modules.runtime.runs.stage2_run import load_search, precision_name
+from modules.runtime.runs.text_vectors import load_vectors
 from modules.runtime.training.device import place
 
 ASKS_NOBODY = ("wandb_logging=False", "push_decoder_to_hf=False")
@@ -71,3 +74,18 @@ def open_finished(run: Path, device: str = "auto", dataset_folder: str | None = 
     if settings.order is None:
         settings = settings._replace(order=sequences.order)
     return Finished(recommender.searched(settings), sequences, options.filter_history, options.top_k_eval_list, options.eval_batch_size)
+
+
+def text_vectors(run: Path, num_items: int) -> Tensor | None:
+    """The items' text vectors [I, E]: the run's own, or those of its run of stage 1 where that still lies; None where neither keeps any.
+
+    Raises:
+        UserError: damaged files.
+    """
+    options = resolve(DecoderOptions, [str(run / "config.gin"), *ASKS_NOBODY])
+    try:
+        stage_one = find_stage_one(options)
+    except UserError:
+        stage_one = None
+    own = load_vectors(run, num_items)
+    return own if own is not None or stage_one is None else load_vectors(stage_one, num_items)

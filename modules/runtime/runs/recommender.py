@@ -123,6 +123,19 @@ class Recommender(nn.Module, ABC):
     def recommend(self, batch: SeqBatch, k: int, filter_history: bool) -> Tensor:
         """See ``Ranker.recommend``."""
 
+    @property
+    def scores_items(self) -> bool:
+        """Whether the model has a softmax over all items."""
+        return False
+
+    def item_probs(self, batch: SeqBatch, barred: Tensor | None) -> Tensor:
+        """The probability of every item among those that are not ``barred`` [B, S], PAD-filled: [B, I] fp32, 0 for these.
+
+        Raises:
+            ValueError: the model has no softmax over items.
+        """
+        raise ValueError(f"{self.name} does not score all items")
+
     @abstractmethod
     def among(self, items: Tensor) -> "Recommender":
         """See ``TrainedRanker.among``: the same model."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.schemas import PAD, SeqBatch
 from evaluate.baselines import KEYS_IN_MEMORY, Ranked, best_items, rows_of, score_keys
+from modules.item_head import probs_of_left
 from modules.runtime.runs.recommender import Recommender, pad_to
 from modules.runtime.runs.sasrec_run import SASRecRun, write_sasrec_files
 from modules.runtime.runs.stage2_run import SearchSettings
@@ -77,6 +78,17 @@ class SASRecSearcher(Recommender):
         """See ``ScoredRanker.ranked``."""
         found = self.search(batch, filter_history, k)
         return Ranked(pad_to(found.item_ids, k), pad_to(found.keys, k, -torch.inf))
+
+    @property
+    def scores_items(self) -> bool:
+        """See ``Recommender.scores_items``."""
+        return True
+
+    @torch.no_grad()
+    def item_probs(self, batch: SeqBatch, barred: Tensor | None) -> Tensor:
+        """See ``Recommender.item_probs``; of a shortlist too, among all items."""
+        with self.autocast():
+            return probs_of_left(self.model.scores(batch), barred)
 
     def among(self, items: Tensor) -> "SASRecSearcher":
         """See ``Recommender.among``."""

@@ -18,7 +18,7 @@ from evaluate.rankers import Found
 from modules.beam_search import SearchResult
 from modules.item_head import candidate_scores, full_probs, rescore
 from modules.mixture import CandidateMasses, ItemMasses, Masses, Mixture, NodeMasses
-from modules.model import EncoderDecoderRetrievalModel
+from modules.model import Encoded, EncoderDecoderRetrievalModel
 from modules.runtime.evaluation.cuda_graphs import ReplayedSearch
 from modules.runtime.runs.memory_files import save_memory
 from modules.runtime.runs.recommender import Recommender, pad_to
@@ -94,9 +94,7 @@ class Searcher(Recommender):
         with self.autocast(cached):
             tokens = self.tokenizer(batch)
             encoded = self.model.encode(tokens)
-            states = None
-            if self.head_weight > 0:
-                states = self.model.item_states(encoded, tokens, tokens.mask.sum(1, keepdim=True) - 1)[:, 0]
+            states = self._states(tokens, encoded) if self.head_weight > 0 else None
             remembered = None if masses is None else CandidateMasses(self.trie, masses, of_trie, self._allowed)
             ranking = self._ranking(states, remembered, barred)
             found = self.model.generate_next_sem_id(
@@ -118,10 +116,30 @@ class Searcher(Recommender):
         if remembered is not None:
             shares.append((self.memory_weight / (1 - self.head_weight) if self.sorts_found else self.memory_weight, remembered))
         if states is not None and not self.sorts_found:
-            assert self.model.items is not None
-            probs = full_probs(states, self.model.items.table(), barred, None if self.items is None else self._row != PAD)
+            probs = self._probs(states, barred)
             shares.append((self.head_weight, ItemMasses(self.trie, probs if self._listed is None else probs[:, self._listed])))
         return Mixture(shares) if shares or self.sorts_found else None
+
+    def _states(self, tokens: TokenizedSeqBatch, encoded: Encoded) -> Tensor:
+        """[B, D], what the item head reads."""
+        return self.model.item_states(encoded, tokens, tokens.mask.sum(1, keepdim=True) - 1)[:, 0]
+
+    def _probs(self, states: Tensor, barred: Tensor | None) -> Tensor:
+        """[B, I], the item head's, of the items that may be found and are not barred."""
+        assert self.model.items is not None
+        return full_probs(states, self.model.items.table(), barred, None if self.items is None else self._row != PAD)
+
+    @property
+    def scores_items(self) -> bool:
+        """See ``Recommender.scores_items``."""
+        return bool(self.model.config.item_head)
+
+    @torch.no_grad()
+    def item_probs(self, batch: SeqBatch, barred: Tensor | None) -> Tensor:
+        """See ``Recommender.item_probs``."""
+        with self.autocast():
+            tokens = self.tokenizer(batch)
+            return self._probs(self._states(tokens, self.model.encode(tokens)), barred)
 
     def _keys_of_found(self, found: SearchResult, states: Tensor, remembered: CandidateMasses | None) -> Tensor:
         """Keys [B, W] of what was found: model, memory and item head, each as a distribution over these items, mixed."""
