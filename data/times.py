@@ -88,7 +88,13 @@ def _iso_seconds(table: Table, name: str) -> "pl.Series | None":
         return None
     moments = _iso_moments(texts)
     is_moment = moments.is_not_null()
-    bad = ~(is_moment if is_moment.sum() > is_number.sum() else is_number)
+    kinds = [is_number, is_moment]
+    if is_number.any() and is_moment.any() and (is_number | is_moment).all():
+        first, second = sorted(int(kind.arg_max() or 0) for kind in kinds)
+        where = table.place(second).removeprefix(f"{table.path}:")
+        what = f"{table.place(first)} has the {name} {texts[first]!r} and {where} has {texts[second]!r}"
+        raise UserError(f"{what}: numbers and dates stand in one column; write all of them in one form")
+    bad = ~max(kinds, key=lambda kind: int(kind.sum()))
     if bad.any():
         value = texts.filter(bad)[0]
         form = "no number and no date such as 2020-09-23 20:53:45"
@@ -159,8 +165,8 @@ def tie_note(where: str, ordered: "pl.DataFrame") -> list[str]:
     count = int(ordered.select((tied | tied.shift(-1).fill_null(False)).sum()).item())
     if count < max(NOTABLE_COUNT, NOTABLE_SHARE * len(ordered)):
         return []
-    share = count / len(ordered)
-    return [f"{where}: {share:.0%} of interactions share their time with another of the same user; the file's order decides there"]
+    share = 100 * count / len(ordered)
+    return [f"{where}: {share:.0f} % of interactions share their time with another of the same user; the file's order decides there"]
 
 
 def holds_dates(column: "pl.Series") -> bool:

@@ -79,6 +79,16 @@ def test_without_times_the_file_s_order_counts_and_a_split_by_time_is_refused(tm
     assert stage_two(tmp_path) == 0
 
 
+def test_items_need_neither_file_nor_vectors_where_the_tokenizer_looks_at_nothing(tmp_path: Path, capsys) -> None:
+    write_shop(tmp_path, [walk(user) for user in range(30)], items=False)
+    assert stage_one(tmp_path, "item_embeddings=None") == 2
+    assert "nothing is known of the items" in capsys.readouterr().err
+    assert stage_one(tmp_path, "item_embeddings=None", "tokenizer=random", "run_name=drawn", "vae_codebook_size=4") == 0
+    assert not (tmp_path / "rqvae" / "drawn" / "vectors.safetensors").exists()
+    assert stage_two(tmp_path, f"pretrained_rqvae_path={tmp_path}/rqvae/drawn") == 0
+    assert "keeps no text vectors" in capsys.readouterr().out
+
+
 def test_items_need_no_file_where_vectors_are_given(tmp_path: Path, capsys) -> None:
     write_shop(tmp_path, [walk(user) for user in range(30)], items=False)
     assert stage_one(tmp_path) == 0

@@ -51,7 +51,7 @@ def read_sequences(path: Path, text: str, expected: str) -> Table:
 
 
 def read_json(path: Path, content: bytes, expected: str) -> Table | None:
-    """Reads one JSON value: {user: [items]}, {user: [[item, time], ..]}, or a list of objects; None: it is not one value.
+    """Reads one JSON value: {user: [items]}, {user: [[item, time], ..]}, a list of objects, or {item: object}; None: it is not one value.
 
     Raises:
         UserError: a value of another kind.
@@ -62,6 +62,8 @@ def read_json(path: Path, content: bytes, expected: str) -> Table | None:
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
+    if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
+        value = [{"item": key, **row} for key, row in value.items()]
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         names = list(dict.fromkeys(str(name) for row in value for name in row))
         columns = {name: pl.Series(name, [row.get(name) for row in value], strict=False) for name in names}

@@ -138,6 +138,7 @@ def find_roles(
         what = " and none ".join(sentences)
         raise UserError(
             f"{path}:1 has no column {what}, only {there}; expected {expected}; mend it or set train.columns = [{', '.join(advice)}]"
+            f"{' (by number where there is no header)' if set(absent) & set(needed) else ''}"
         )
     return taken
 

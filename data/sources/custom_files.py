@@ -28,7 +28,7 @@ class Files(NamedTuple):
 
 def kind_of(path: Path) -> str:
     """The ending that tells how a file is read, without .gz."""
-    return path.suffixes[-2][1:] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix[1:]
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
 def endings(kinds: tuple[str, ...] = KINDS) -> list[str]:
@@ -70,7 +70,8 @@ def _part_names(split: str, names: tuple[str, ...]) -> Iterator[str]:
 
 
 def _only(places: tuple[Path, ...], names: list[str], what: str) -> Path | None:
-    there = [place / name for place in places for name in names if (place / name).exists()]
+    wanted = {name.lower() for name in names}
+    there = [path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.name.lower() in wanted]
     if len(there) > 1:
         raise UserError(f"{there[0]} and {there[1]} are both there; which one holds the {what} cannot be told; remove one")
     return there[0] if there else None

@@ -64,7 +64,10 @@ def read_table(
         held = table.frame[role].dtype
         if not (held.is_integer() or held in (pl.String, pl.Categorical, pl.Enum)):
             raise UserError(f"{path}: {taken[role]} holds {held}; expected ids as text or whole numbers; mend the file")
-    return RoleTable(table.with_frame(table.frame.with_columns(pl.col(ids).cast(pl.String))), taken["item"])
+    frame = table.frame.with_columns(pl.col(ids).cast(pl.String))
+    if "rating" in taken and frame["rating"].dtype == pl.String:  # where fields are separated by semicolons, fractions mostly have commas
+        frame = frame.with_columns(pl.col("rating").str.replace(r"^(\d+),(\d+)$", "$1.$2"))
+    return RoleTable(table.with_frame(frame), taken["item"])
 
 
 def join_tables(tables: Sequence[Table]) -> Table:
@@ -125,11 +128,30 @@ def _read_text(
         return read_sequences(path, text, expected)
     if not layout.quotes:
         shown = f"a tab-separated file, {expected}" if layout.separator == "\t" else expected
-        return read_lines(path, layout.separator, () if header else layout.names, shown, header=header, text=text, named=layout.names)
+        return read_lines(
+            path,
+            layout.separator,
+            () if header else layout.names,
+            shown,
+            header=header,
+            text=text.rstrip("\r\n") + "\n",
+            named=layout.names,
+        )
     check_header(path, layout.names, (), expected)
     taken = find_roles(path, layout.names, needed, wanted, named, expected)
     kept = list(taken.values()) if "timestamp" in taken else layout.names  # without times, others are looked at for some
-    return read_csv(path, (), expected, dict.fromkeys(kept, pl.String), header, layout, content)
+    return _without_blanks(read_csv(path, (), expected, dict.fromkeys(kept, pl.String), header, layout, content))
+
+
+def _without_blanks(table: Table) -> Table:
+    """The table without blank lines, which polars reads as rows of nothing."""
+    import polars as pl
+
+    filled = table.frame.select(pl.any_horizontal(pl.all().is_not_null()).alias("filled"))["filled"]
+    if filled.all() or not filled.any():
+        return table
+    rows = filled.arg_true()
+    return Table(table.path, table.frame.filter(filled), lambda row: table.place(rows[row]))
 
 
 def _names(layout: Layout) -> list[str]:

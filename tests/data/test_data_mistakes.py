@@ -399,7 +399,7 @@ MENDED = [
     Mended("CUSTOM csv", "times in milliseconds", edit(ROWS, milliseconds), ("timestamp counts milliseconds and was read so",)),
     Mended("CUSTOM csv", "ISO times", edit(ROWS, iso)),
     Mended(
-        "CUSTOM csv", "one time for all", edit(ROWS, one_moment), ("100% of interactions share their time with another of the same user",)
+        "CUSTOM csv", "one time for all", edit(ROWS, one_moment), ("100 % of interactions share their time with another of the same user",)
     ),
     Mended("CUSTOM csv", "semicolons", swap(ROWS, ",", ";")),
     Mended("CUSTOM csv", "gzip", lambda folder: gzipped(folder / "raw" / ROWS)),

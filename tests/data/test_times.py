@@ -80,6 +80,14 @@ def test_another_form_is_quoted_beside_the_known_ones(odd):
             seconds([*others, odd])
 
 
+def test_numbers_and_dates_in_one_column_are_refused_with_a_line_of_each():
+    with pytest.raises(UserError) as caught:
+        seconds([ISO[0], ISO[1], str(SECONDS[2]), ISO[3]])
+    assert str(caught.value).startswith(
+        f"here:2 has the timestamp '2020-09-23 20:53:45' and 4 has '{SECONDS[2]}': numbers and dates stand in"
+    )
+
+
 def test_nanoseconds_too_close_for_seconds_keep_their_order(tmp_path):
     first = 1_600_000_000_000_000_000
     rows = [("a", "y", first + 2), ("a", "x", first + 1), ("a", "z", first + 3)]
@@ -99,7 +107,7 @@ def test_seconds_that_were_float32_are_told():
 def test_ties_are_told_where_they_are_many():
     users, times = [0] * 10 + [1] * 10, [*range(5), *range(10, 15), *[7] * 10]
     assert tie_note("here", pl.DataFrame({"user": users, "time": times})) == [
-        "here: 50% of interactions share their time with another of the same user; the file's order decides there"
+        "here: 50 % of interactions share their time with another of the same user; the file's order decides there"
     ]
     assert tie_note("here", pl.DataFrame({"user": range(20), "time": [7] * 20})) == []
     few = [*range(396), 395, 395, 395, 395]

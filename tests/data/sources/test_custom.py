@@ -345,12 +345,12 @@ def test_all_columns_that_are_missing_are_told_at_once(tmp_path):
         load_custom(tmp_path, "tiny")
     items, rows = caught.value.args
     assert "items.csv:1 has no column for the item (such as item, item_id), only sku, label; " in items
-    assert items.endswith('train.columns = ["item=NAME"]')
+    assert items.endswith('train.columns = ["item=NAME"] (by number where there is no header)')
     assert (
         "interactions.csv:1 has no column for the user (such as user, user_id) and none for the item (such as item, item_id) and none"
         in rows
     )
-    assert rows.endswith('train.columns = ["user=NAME", "item=NAME", "timestamp=when"]')
+    assert rows.endswith('train.columns = ["user=NAME", "item=NAME", "timestamp=when"] (by number where there is no header)')
 
 
 @pytest.mark.parametrize("values", [("2020-01-01", "2020-01-02"), ("1600000000", "1600000001"), ("1600000000000", "1600000001000")])

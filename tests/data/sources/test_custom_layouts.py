@@ -48,7 +48,7 @@ def check(corpus: Corpus, timed: bool = True, texts: bool = True) -> None:
 def write(folder: Path, **files: str | bytes) -> Path:
     """Files by name, a double underscore for each dot; items.csv beside them unless they hold items."""
     named = {name.replace("__", "."): content for name, content in files.items()}
-    if not any(name.startswith("items.") or name.endswith(".item") for name in named):
+    if not any(name.lower().startswith("items.") or name.endswith(".item") for name in named):
         named["items.csv"] = ITEMS
     for name, content in named.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -97,6 +97,14 @@ TABLES = {
         "interactions__json": "\n".join(json.dumps(dict(zip(("user", "item", "timestamp"), row))) for row in ROWS),
         "items__json": "\n".join(json.dumps(dict(zip(("item", "title", "brand"), thing))) for thing in THINGS),
     },
+    "objects by item": {
+        "interactions__csv": lines(ROWS),
+        "items__json": json.dumps({key: {"title": title, "brand": brand} for key, title, brand in THINGS}),
+    },
+    "blank lines in a csv": {"interactions__csv": lines(ROWS).replace("ann,p20", "\nann,p20") + "\n\n"},
+    "blank lines behind a tsv": {"interactions__tsv": lines(ROWS, "\t") + "\n\r\n"},
+    "capital names": {"Interactions__CSV": lines(ROWS), "Items__Csv": ITEMS},
+    "fractions with commas": {"interactions__csv": lines(((*row, "4,5") for row in ROWS), ";", ("user", "item", "timestamp", "rating"))},
     "items with times by user": {
         "interactions__json": json.dumps({"bo": [["p30", 20], ["p10", 30]], "ann": [["p10", 7], ["p20", 8], ["p30", 9]]})
     },
