@@ -208,7 +208,9 @@ def fit(
             return None
         return annealed_temperature(step - start, plan.iterations - start, options.gumbel_temperature_start, options.gumbel_temperature_end)
 
-    trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, ranks, {"healthy": -1.0, "reconstruction": 0.0})
+    state = {"healthy": -1.0, "reconstruction": 0.0}
+    # Its first steps leave the codebooks out.
+    trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, ranks, state, some_unused=True)
     rows = index_batches(len(items), plan.batch_size, plan.seed, items.device)
     warned: set[str] = set()
     with trainer.running("tokenizer") as steps:

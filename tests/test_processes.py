@@ -90,6 +90,7 @@ def test_two_processes_give_the_losses_and_metrics_of_one(stage: str, launcher: 
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
     assert done.stdout.count("saved    ") == 1
+    assert stage == "rqvae" or "find_unused_parameters" not in done.stderr  # it has none to look for
     compare(stage, single[stage], tmp_path)
 
 

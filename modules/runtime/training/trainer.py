@@ -66,6 +66,7 @@ class Trainer:
         placement: device and autocast.
         ranks: the processes that share each batch.
         state: figures of the script's own that a continuation needs, with their first values; all numbers.
+        some_unused: a step may leave parameters without a gradient.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Trainer:
         placement: Placement,
         ranks: Ranks,
         state: dict[str, float],
+        some_unused: bool = False,
     ) -> None:
         self.run, self.model, self.optimizer, self.plan, self.placement, self.ranks = run, model, optimizer, plan, placement, ranks
         self.state = dict(state)
@@ -99,7 +101,7 @@ class Trainer:
             self._restore(resumed)
         run.cut_log(self.start)
         ranks.wait()
-        self.objective = ranks.wrap(objective)
+        self.objective = ranks.wrap(objective, some_unused)
 
     def _restore(self, resumed: Resumed) -> None:
         self.start, self._saved = resumed.step, resumed.step
