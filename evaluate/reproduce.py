@@ -28,7 +28,7 @@ from pathlib import Path
 from data.io.files import write_whole
 from data.schemas import UserError
 from evaluate.comparison import RunRow
-from evaluate.reproduction import Answers, published_rows, summary
+from evaluate.reproduction import Answers, against_published, published_rows, summary
 from evaluate.results_page import result_page
 from modules.runtime.runs.chain import Chain, chain_of, jobs_of, split_overrides
 from modules.runtime.runs.model_card import without_local_paths
@@ -79,6 +79,9 @@ def result_of(
         part: {scale: summary(answers, names) for scale, answers in answers_of(folders, part).items()}
         for part in (["validation", "test"] if read_test else ["validation"])
     }
+    published = published_rows(options.dataset.name, options.dataset_split, data["users"], data["items"])
+    for scale, found in parts.get("test", {}).items():
+        found["published_verdict"] = against_published(found["models"], published, scale)
     machine = environment()
     return {
         "configs": {
@@ -91,7 +94,7 @@ def result_of(
         "data": data,
         "seeds": list(range(seeds)),
         "parts": parts,
-        "published": published_rows(options.dataset.name, options.dataset_split, data["users"], data["items"]),
+        "published": published,
         "test_readings": {job.name: len(test_readings(job.folder)) for job in jobs[1]},
         "runs": [run_record(job) for stage in jobs for job in stage],
         "commit": machine["commit"],

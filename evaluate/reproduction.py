@@ -6,7 +6,7 @@ Shape letters: S seeds, U users.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from evaluate.comparison import METRICS, RunRow, check_comparable, compare_rows, spread, user_values
 from evaluate.console import format_number
@@ -22,7 +22,7 @@ class Answers(NamedTuple):
     baselines: dict[str, RunRow]  # of the first run
 
 
-def summary(answers: Answers, metrics: Sequence[str]) -> dict[str, object]:
+def summary(answers: Answers, metrics: Sequence[str]) -> dict[str, Any]:
     """The figures of a part as plain values.
 
     Args:
@@ -85,3 +85,30 @@ def published_rows(dataset: str, split: str, users: int, items: int) -> list[dic
     known = json.loads(PUBLISHED.read_text())
     found = [own["rows"] for own in known if (own["dataset"], own["split"], own["users"], own["items"]) == (dataset, split, users, items)]
     return found[0] if found else []
+
+
+def against_published(
+    models: Mapping[str, Mapping[str, Mapping[str, float]]], rows: Sequence[Mapping[str, Any]], scale: str
+) -> list[dict[str, object]]:
+    """Where published figures of one protocol lie beside the intervals of our test figures; not paired, as nobody publishes users.
+
+    Args:
+        models: figures by model and metric, as ``summary`` gives them, of the test part.
+        rows: from ``published_rows``; those of other protocols are left out.
+        scale: "barred" or "not barred".
+
+    Returns:
+        Entries with ``model``, ``other``, ``metric`` and ``words``.
+    """
+    found = []
+    for name, figures in models.items():
+        for row in rows:
+            for metric in METRICS:
+                if row["protocol"] == scale and metric in row["metrics"]:
+                    own, other = figures[metric], row["metrics"][metric]
+                    stands = "is above" if own["low"] > other else "is below" if own["high"] < other else "holds"
+                    interval = f"{format_number(own['mean'])} [{format_number(own['low'])}, {format_number(own['high'])}]"
+                    published = f"{format_number(other)}, published for {row['model']} ({row['source']})"
+                    words = f"{name} by {metric}: {interval} {stands} {published}"
+                    found.append({"model": name, "other": row["model"], "metric": metric, "words": words})
+    return found

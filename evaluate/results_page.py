@@ -46,7 +46,8 @@ def _blocks(result: Result) -> Iterator[str]:
         for scale, found in scales.items():
             yield f"**{PARTS[part]}**, {found['users']:,} users, items of the history {scale}:"
             yield markdown(list(_table(found)))
-            yield "\n".join(f"* {entry['words']}" for entry in found["verdict"]) or "No row to compare with."
+            verdict = [*found["verdict"], *found.get("published_verdict", [])]
+            yield "\n".join(f"* {entry['words']}" for entry in verdict) or "No row to compare with."
     yield from _published(result["published"])
     read = [times for times in result["test_readings"].values() if times]
     told = f"{_counted(len(read), 'run')} read the test part, {_counted(sum(read), 'time')} in all."

@@ -12,7 +12,7 @@ import pytest
 from data.schemas import UserError
 from evaluate.comparison import compare_rows
 from evaluate.reproduce import main
-from evaluate.reproduction import Answers, published_rows, summary
+from evaluate.reproduction import Answers, against_published, published_rows, summary
 from evaluate.results_page import result_page, results_section
 from modules.runtime.config.main import ROOT
 from modules.runtime.runs.chain import split_overrides
@@ -244,6 +244,22 @@ def test_the_page_has_published_rows_apart_by_protocol_and_says_that_they_are_of
     assert "fewer than three seeds" not in page
     assert "fewer than three seeds" in result_page(made_up(answers, seeds=[0]))
     assert "2 runs read the test part, 3 times in all." in result_page(made_up(answers, test_readings={"a": 1, "b": 2, "c": 0}))
+
+
+def test_published_figures_stand_beside_the_interval_of_the_same_protocol_only() -> None:
+    figures = {"ours": {metric: {"mean": 0.06, "low": 0.05, "high": 0.07} for metric in ("recall@10", "ndcg@10")}}
+    rows = [
+        {"model": "A", "protocol": "barred", "metrics": {"recall@10": 0.04, "ndcg@10": 0.08}, "source": "a paper"},
+        {"model": "B", "protocol": "not barred", "metrics": {"recall@10": 0.04, "ndcg@10": 0.04}, "source": "b"},
+        {"model": "C", "protocol": "not stated", "metrics": {"recall@10": 0.04, "ndcg@10": 0.04}, "source": "c"},
+        {"model": "D", "protocol": "barred", "metrics": {"recall@10": 0.055, "recall@5": 0.01}, "source": "d"},
+    ]
+    assert [entry["words"] for entry in against_published(figures, rows, "barred")] == [
+        "ours by recall@10: .0600 [.0500, .0700] is above .0400, published for A (a paper)",
+        "ours by ndcg@10: .0600 [.0500, .0700] is below .0800, published for A (a paper)",
+        "ours by recall@10: .0600 [.0500, .0700] holds .0550, published for D (d)",
+    ]
+    assert {entry["other"] for entry in against_published(figures, rows, "not barred")} == {"B"}
 
 
 def test_every_published_row_has_a_protocol_and_a_source() -> None:
