@@ -37,6 +37,7 @@ from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
 from modules.runtime.evaluation.light_gcn import light_gcn_ranker
 from modules.runtime.evaluation.mixtures import mixed
 from modules.runtime.options.decoder import DecoderOptions
+from modules.runtime.runs.data_record import DataRecord, check_data, check_finished, data_record, hash_of
 from modules.runtime.runs.hub import find_snapshot, push
 from modules.runtime.runs.ranks_file import RanksFile
 from modules.runtime.runs.recommender import Recommender
@@ -67,6 +68,7 @@ def train(options: DecoderOptions) -> None:
     pretrained = options.pretrained_decoder_path and find_snapshot(options.pretrained_decoder_path, options.dataset_split, "decoder")
     with Run(options.save_dir_root, options.dataset_split, options.settings(), ranks) as run:
         if run.finished:
+            check_finished(run, lambda: data_of_finished(options))
             told = (run.folder / REPORT).read_text() if (run.folder / REPORT).exists() else f"({REPORT} is gone)"
             run.say(f"{told}\n{run.folder} is finished; train.resume = False trains anew beside it")
             upload(options, run)
@@ -77,6 +79,9 @@ def train(options: DecoderOptions) -> None:
         vectors = None if stage_one is None else stage_one.vectors
         sequences = split_sequences(corpus, options, placement.device)
         data, order, moments, described, split_name = sequences
+        with ranks.main_first():
+            if ranks.main:
+                check_data(run, data_record(corpus, split_name, hash_of(vectors)))
         untrained = Untrained(data.split.train, order, vectors) if options.memory_weight else None
         set_seed(options.seed)
         memory = None if untrained is None else untrained.memory
@@ -129,6 +134,12 @@ def train(options: DecoderOptions) -> None:
             report(evaluator, rankers, corpus, run, seconds, options.do_eval, {"split": split_name, **described._asdict()})
         upload(options, run)
         run.say(f"next     {command('recommend.py', run.folder, '--history', corpus.item_keys[0])}")
+
+
+def data_of_finished(options: DecoderOptions) -> DataRecord:
+    """What the data are now; the run of stage 1, which may be gone, is not asked."""
+    corpus = load_corpus(options.data)
+    return data_record(corpus, split_sequences(corpus, options, torch.device("cpu")).split)
 
 
 def upload(options: DecoderOptions, run: Run) -> None:

@@ -24,9 +24,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from data.cooccurrence import append_collaborative
 from data.corpus import Corpus
-from data.processed import ItemData, known_by_id_alone, load_corpus, load_items, meaningless_items
+from data.processed import ItemData, load_corpus
 from data.schemas import UserError
 from data.splits import leave_one_out, split_hash
 from data.statistics import statistics
@@ -40,8 +39,10 @@ from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
 from modules.runtime.evaluation.tokenizer_evaluation import evaluate_tokenizer, mean_reconstruction, reconstruction_sum
 from modules.runtime.options.rqvae import RqVaeOptions
+from modules.runtime.runs.data_record import check_data, check_finished, data_record
 from modules.runtime.runs.hub import find_snapshot, push
 from modules.runtime.runs.run import Run
+from modules.runtime.runs.stage1_items import data_of_finished, load_stage1_items, needs_no_vectors
 from modules.runtime.runs.stage1_run import described_tokenizer, write_stage1_config
 from modules.runtime.runs.text_vectors import save_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
@@ -53,7 +54,7 @@ from modules.scheduler import learning_rate_factor
 from modules.tokenizer.autoencoder import Autoencoder
 from modules.tokenizer.base import ItemTokenizer
 from modules.tokenizer.direct import DirectTokenizer
-from modules.tokenizer.registry import kind_of, make_tokenizer, settings_read
+from modules.tokenizer.registry import make_tokenizer, settings_read
 from modules.tokenizer.semids import SemanticIdTokenizer
 
 
@@ -68,19 +69,23 @@ def train(options: RqVaeOptions) -> None:
     pretrained = find_pretrained(options)
     with Run(options.save_dir_root, options.dataset_split, options.settings(), ranks) as run:
         if run.finished:
+            check_finished(run, lambda: data_of_finished(options))
             finished = (run.folder / "metrics.json").read_text()
             run.say(f"{run.folder} is finished: {finished}\ntrain.resume = False trains anew beside it")
             upload(options, run)
             return
         with ranks.main_first():
             corpus = load_corpus(options.data)
-            items = load_vectors(options, corpus, placement.device)
+            items = load_stage1_items(options, corpus, placement.device)
+            split = split_hash(corpus.histories)
+            if ranks.main:
+                check_data(run, data_record(corpus, split, items.embeddings_hash))
         write_stage1_config(run, options.model, items)
         rows = split_rows(len(items.keys), options.do_eval, options.seed)
         training = items.embeddings if rows.training is None else items.embeddings[rows.training]
         held_out = None if rows.held_out is None else items.embeddings[rows.held_out]
         set_seed(options.seed)
-        described = {"split": split_hash(corpus.histories), **statistics(corpus)._asdict()}
+        described = {"split": split, **statistics(corpus)._asdict()}
         collaborative = f"{options.collaborative_dim} collaborative features of weight {options.collaborative_weight:g}"
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
         run.say(f"data     {statistics(corpus).describe()}; split {described['split']}")
@@ -132,36 +137,10 @@ def find_pretrained(options: RqVaeOptions) -> Path | None:
     return folder
 
 
-def load_vectors(options: RqVaeOptions, corpus: Corpus, device: torch.device) -> ItemData:
-    """The catalogue with its vectors, collaborative features included."""
-    if needs_no_vectors(options, corpus):
-        return meaningless_items(corpus, options.vae_input_dim, options.seed)
-    items = load_items(options.data, corpus, options.item_embeddings, options.text_model, device)
-    check_width(items.embeddings, options.vae_input_dim, options.collaborative_dim if options.collaborative_weight else 0)
-    if options.collaborative_weight:
-        items = append_collaborative(items, corpus.histories, options.collaborative_weight, options.collaborative_dim)
-    return items
-
-
-def needs_no_vectors(options: RqVaeOptions, corpus: Corpus) -> bool:
-    """Is nothing known of the items, and the tokenizer one that looks at nothing?"""
-    return options.item_embeddings is None and not kind_of(options.tokenizer).tokenizer.reads_vectors and known_by_id_alone(corpus)
-
-
 def upload(options: RqVaeOptions, run: Run) -> None:
     """Uploads the finished run where that was asked for."""
     if options.push_vae_to_hf and run.ranks.main:
         run.say(f"pushed   {push(run.folder, str(options.vae_hf_model_name))}")
-
-
-def check_width(embeddings: Tensor, expected: int, appended: int) -> None:
-    """Refuses embeddings that, with ``appended`` collaborative features, have another width than the config says."""
-    found = embeddings.shape[1] + appended
-    if found != expected:
-        what = f"{found} wide, of which train.collaborative_dim = {appended}" if appended else f"{found} wide"
-        raise UserError(
-            f"train.vae_input_dim is {expected} but the item embeddings are {what}; set train.vae_input_dim = {found} or change them"
-        )
 
 
 def make_plan(options: RqVaeOptions, ranks: Ranks) -> Plan:

@@ -37,21 +37,10 @@ class DescribedTokenizer(NamedTuple):
 
 
 def write_stage1_config(run: Run, config: TokenizerConfig, items: ItemData) -> None:
-    """Writes config.json: the tokenizer's kind and shape, and the hash of the embeddings it is trained on.
-
-    Raises:
-        UserError: the directory was trained on other embeddings, as when the file of the same name was changed since.
-    """
-    path = run.folder / "config.json"
-    before = read_config(run.folder).get("embeddings_hash") if run.begun and path.exists() else None
-    if before is not None and before != items.embeddings_hash:
-        raise UserError(
-            f"the run in {run.folder} was begun on other item embeddings than there are now; "
-            "set train.resume = False or another train.save_dir_root to train on the new ones"
-        )
+    """Writes config.json: the tokenizer's kind and shape, and the hash of the embeddings it is trained on."""
     shape = {"tokenizer": {"kind": run.settings["tokenizer"], **_as_json(config)}}
     known = {"embeddings_hash": items.embeddings_hash, "collaborative_weight": run.settings["collaborative_weight"]}
-    run.write(path.name, json.dumps({**shape, **known}, indent=1))
+    run.write("config.json", json.dumps({**shape, **known}, indent=1))
 
 
 def load_tokenizer(folder: Path, device: torch.device | str = "cpu") -> TrainedTokenizer:
