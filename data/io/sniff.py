@@ -23,16 +23,21 @@ class Layout(NamedTuple):
     row_names: bool  # every row but the first begins with its number, above which no name stands, as R writes them
 
 
-def sniff(head: str, own: str, quoted: bool | None = None) -> Layout:
+HEAD = 1 << 16
+"""Characters by which a separator is told; quotes are looked for in all that is given."""
+
+
+def sniff(text: str, own: str, quoted: bool | None = None) -> Layout:
     """Returns the layout of a file.
 
     Args:
-        head: whole lines from its beginning.
+        text: whole lines from its beginning, or all of them.
         own: the separator that the file's ending promises; kept unless another divides the lines and this one does not.
         quoted: the format with its own separator has quotes (True) or none (False); None: told by the lines.
     """
+    head = text if len(text) <= HEAD else text[: text.rfind("\n", 0, HEAD) + 1] or text
     separator = own if _divides(head, own) >= 0.5 else max((*SEPARATORS, own), key=lambda other: _score(head, other, own))
-    style = _style(head, separator) if quoted is None or quoted else "plain"
+    style = _style(text, separator) if quoted is None or quoted else "plain"
     quotes, escapes = style != "plain" or (quoted is True and separator == own), style == "escaped"
     names, *rows = list(_records(head, separator, quotes, escapes, LINES)) or [[]]
     names, rows = [name.strip() for name in names], [row for row in rows if row]
@@ -55,13 +60,13 @@ def _divides(head: str, separator: str) -> float:
     return max(sum(count == counts[0] + more for count in rows) for more in (0, 1)) / len(rows)
 
 
-def _style(head: str, separator: str) -> str:
+def _style(text: str, separator: str) -> str:
     """How quotes are written: "plain" where they are letters like others."""
-    if not re.search(rf'(?m)(^|{re.escape(separator)})"', head):
+    if not re.search(rf'(?m)(^|{re.escape(separator)})"', text):
         return "plain"
-    for name, escapes in (("doubled", False), *((("escaped", True),) if '\\"' in head else ())):
+    for name, escapes in (("doubled", False), *((("escaped", True),) if '\\"' in text else ())):
         try:
-            counts = {len(record) for record in _records(head, separator, True, escapes, None, strict=True) if record}
+            counts = {len(record) for record in _records(text, separator, True, escapes, None, strict=True) if record}
         except csv.Error:
             continue
         if len(counts) <= 2 and max(counts) - min(counts) <= 1:

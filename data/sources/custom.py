@@ -162,7 +162,7 @@ def _distinct(items: Table) -> tuple[Table, int]:
     """The items without rows that say the same again, their numbers apart, and how many those are."""
     import polars as pl
 
-    shown = [name for name in items.frame.columns if not numbers_rows(name, items.frame[name])]
+    shown = [name for name in items.frame.columns if name == "item" or not numbers_rows(name, items.frame[name])]
     keep = items.frame.select(pl.struct(shown).is_first_distinct().alias("first"))["first"]
     if keep.all():
         return items, 0

@@ -259,3 +259,15 @@ def test_lines_in_a_gzip_are_named(tmp_path):
 def test_quotes_in_a_tsv_that_are_letters_stay(tmp_path):
     write(tmp_path, interactions__tsv=lines(ROWS, "\t"), items__tsv='item\ttitle\np10\t"Oh" she said\np20\t5" screw\np30\tSoap\n')
     assert load_custom(tmp_path, "any").corpus.titles == ['"Oh" she said', '5" screw', "Soap"]
+
+
+@pytest.mark.parametrize(("separator", "quote"), [(";", escaped), ("\t", doubled), (",", escaped)])
+def test_quotes_far_behind_the_beginning_are_told_too(tmp_path, separator, quote):
+    many = [(f"q{number}", "Plain", "Elm") for number in range(5000)]
+    name = "items.tsv" if separator == "\t" else "items.csv"
+    plain, quoted = (
+        lines(rows, separator, header, how) for rows, header, how in ((many, ("item", "title", "brand"), str), (THINGS, None, quote))
+    )
+    write(tmp_path, interactions__csv=lines(ROWS), **{name: plain + quoted})
+    corpus = load_custom(tmp_path, "any").corpus
+    assert corpus.titles[5000:] == [title for _, title, _ in THINGS]

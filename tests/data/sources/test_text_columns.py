@@ -96,6 +96,12 @@ def test_a_column_of_vectors_in_parquet_is_no_text(tmp_path):
     assert "left out: embedding (numbers in lists)" in notes[0]
 
 
+def test_items_that_are_numbered_and_otherwise_alike_are_no_repeats(tmp_path):
+    (tmp_path / "interactions.csv").write_text("user,item,timestamp\na,1,1\na,3,2\n")
+    (tmp_path / "items.csv").write_text("item,title\n1,Emma\n2,Oil\n3,Emma\n")
+    assert load_custom(tmp_path, "any").corpus.item_keys == ["1", "2", "3"]
+
+
 def test_rows_that_differ_in_their_number_alone_are_still_repeats_of_an_item(tmp_path):
     (tmp_path / "interactions.csv").write_text(ROWS)
     (tmp_path / "items.csv").write_text("item,title\nx,Soap\ny,Oil\nx,Soap\n")
