@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         recommender = load_recommender(folder)
         if options.beam_size is not None and not recommender.settings.beam_size:
             raise UserError(f"--beam-size is for a beam search, and {recommender.name} scores every item; leave it out")
-        names = [name.strip() for name in options.history.split("|") if name.strip()]
-        history = [find_item(name, recommender) for name in names]
+        history = find_history(options.history, recommender)
         if options.among is not None:
             recommender = recommender.among(listed_items(Path(options.among), recommender))
         user = PAD if options.user is None else user_row(folder, options.user)
@@ -62,6 +61,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def find_history(text: str, recommender: Recommender) -> list[int]:
+    """The items of a history written as ``first | second``. What is an id or a title as it stands is one item, with its own "|" in it.
+
+    Raises:
+        UserError: a name that is no item's, or several items'.
+    """
+    known = {" ".join(name.casefold().split()) for name in (*recommender.item_keys, *recommender.titles)}
+    pieces, history, start = text.split("|"), list[int](), 0
+    while start < len(pieces):
+        ends = range(len(pieces), start, -1)
+        end = next((end for end in ends if " ".join("|".join(pieces[start:end]).casefold().split()) in known), start + 1)
+        if name := "|".join(pieces[start:end]).strip():
+            history.append(find_item(name, recommender))
+        start = end
+    return history
 
 
 def find_item(name: str, recommender: Recommender) -> int:
@@ -127,6 +143,11 @@ def recommend(
         if item != PAD:
             codes = "" if sem_ids is None else f", ID {'-'.join(map(str, sem_ids[item].tolist()))}"
             lines.append(f"  {rank:>3} {keys[item]:>12}  {titles[item]}   (log p {score:.2f}{codes})")
+    if len(lines) == len(history) + 2:
+        lines.append(
+            "      nothing: every item that may be recommended is in the history"
+            + ("" if keep_history else "; --keep-history lets it come back")
+        )
     return "\n".join(lines)
 
 

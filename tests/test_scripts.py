@@ -20,6 +20,7 @@ from modules.rqvae import RqVae, RqVaeConfig
 from modules.runtime.config.main import ROOT, resolve, run_script
 from modules.runtime.options.rqvae import RqVaeOptions
 from modules.runtime.runs.stage1_run import load_tokenizer
+from modules.runtime.runs.stage2_models import load_recommender
 from modules.runtime.runs.stage2_run import load_retriever
 from tests.runs import ITEMS, USERS, lines, run_decoder, run_rqvae
 from tests.synthetic import write_embeddings, write_p5
@@ -281,6 +282,26 @@ def test_recommend_answers_mistakes_in_one_sentence(trained: Path, history: str,
 def test_recommend_refuses_a_directory_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recommend.main([str(tmp_path), "--history", "x"]) == 2
     assert "not a run of train_decoder.py" in capsys.readouterr().err
+
+
+def test_a_title_with_a_bar_in_it_is_one_item(trained: Path) -> None:
+    recommender = load_recommender(trained / "decoder" / "beauty")
+    keys = recommender.item_keys
+    recommender.titles = ["Shampoo | for men", *recommender.titles[1:]]
+    for text, items in (
+        ("Shampoo | for men", [0]),
+        (f"{keys[3]} | shampoo  |  for men | {keys[5]}", [3, 0, 5]),
+        (f"{keys[3]}|{keys[5]}", [3, 5]),
+        (f" | {keys[3]} | ", [3]),
+    ):
+        assert recommend.find_history(text, recommender) == items
+
+
+def test_an_answer_without_items_says_why(trained: Path, capsys) -> None:
+    run = trained / "decoder" / "beauty"
+    keys = load_recommender(run).item_keys
+    assert recommend.main([str(run), "--history", " | ".join(keys)]) == 0
+    assert "nothing: every item that may be recommended is in the history; --keep-history lets it come back" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("stage", "flag", "name"), [("rqvae", "push_vae_to_hf", "vae_hf_model_name"),
