@@ -69,11 +69,11 @@ def find_history(text: str, recommender: Recommender) -> list[int]:
     Raises:
         UserError: a name that is no item's, or several items'.
     """
-    known = {" ".join(name.casefold().split()) for name in (*recommender.item_keys, *recommender.titles)}
+    known = {name.casefold() for name in (*recommender.item_keys, *recommender.titles)}
     pieces, history, start = text.split("|"), list[int](), 0
     while start < len(pieces):
         ends = range(len(pieces), start, -1)
-        end = next((end for end in ends if " ".join("|".join(pieces[start:end]).casefold().split()) in known), start + 1)
+        end = next((end for end in ends if "|".join(pieces[start:end]).strip().casefold() in known), start + 1)
         if name := "|".join(pieces[start:end]).strip():
             history.append(find_item(name, recommender))
         start = end

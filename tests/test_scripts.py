@@ -290,7 +290,7 @@ def test_a_title_with_a_bar_in_it_is_one_item(trained: Path) -> None:
     recommender.titles = ["Shampoo | for men", *recommender.titles[1:]]
     for text, items in (
         ("Shampoo | for men", [0]),
-        (f"{keys[3]} | shampoo  |  for men | {keys[5]}", [3, 0, 5]),
+        (f"{keys[3]} | shampoo | FOR men | {keys[5]}", [3, 0, 5]),
         (f"{keys[3]}|{keys[5]}", [3, 5]),
         (f" | {keys[3]} | ", [3]),
     ):
