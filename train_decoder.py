@@ -2,11 +2,13 @@
 
     python train_decoder.py configs/decoder_amazon.gin                       # Amazon Beauty, after train_rqvae.py configs/rqvae_amazon.gin
     python train_decoder.py configs/decoder_amazon.gin dataset_split=toys    # any parameter can be overridden: name=value
+    python train_decoder.py configs/sasrec_amazon.gin                        # the trained baseline: SASRec, which needs no stage 1
 
 Reads the semantic IDs of a stage-1 run, trains on every (history, next item) pair of the training part, selects the checkpoint on
 validation ndcg@10 and reads the test items once, at the end. The run directory under train.save_dir_root holds the weights, config.gin,
 log.jsonl and metrics.json; `python recommend.py RUN --history "..."` asks it for items. The same command again goes on where an
 interrupted run stopped. --print-config prints the resolved config, --help every parameter.
+SASRec (train.model = "sasrec") is trained, selected, evaluated and asked in the same way, on item ids instead of semantic IDs.
 """
 
 import os
@@ -21,57 +23,48 @@ from torch import nn
 
 from data.corpus import Corpus
 from data.processed import SeqData, load_corpus
+from data.schemas import PAD
 from data.shell import command
+from data.splits import met_before
 from evaluate.evaluation import evaluation_report
 from evaluate.plots import loss_plot, recall_plot
 from evaluate.rankers import Ranker
-from modules.catalogue import Catalogue
-from modules.model import EncoderDecoderRetrievalModel
-from modules.nearest import directions
+from modules.mixture import parse_shares
 from modules.runtime.config.declaration import filled
 from modules.runtime.config.main import run_script
 from modules.runtime.evaluation.baselines import Untrained
 from modules.runtime.evaluation.evaluator import Evaluator, Part, Protocol
+from modules.runtime.evaluation.light_gcn import light_gcn_ranker
+from modules.runtime.evaluation.mixtures import mixed
 from modules.runtime.options.decoder import DecoderOptions
 from modules.runtime.runs.hub import find_snapshot, push
-from modules.runtime.runs.memory_files import save_memory
 from modules.runtime.runs.ranks_file import RanksFile
+from modules.runtime.runs.recommender import Recommender
 from modules.runtime.runs.run import Run
-from modules.runtime.runs.searcher import Searcher
 from modules.runtime.runs.sequences import split_sequences
-from modules.runtime.runs.stage1_run import refuse_contradictions
-from modules.runtime.runs.stage2_run import (
-    PRECISIONS,
-    Retriever,
-    SearchSettings,
-    load_search,
-    precision_name,
-    record_search,
-    write_stage2_files,
-)
-from modules.runtime.runs.text_vectors import load_vectors, save_vectors
+from modules.runtime.runs.stage2_models import find_stage_one, load_stage_one, make_recommender
+from modules.runtime.runs.stage2_run import PRECISIONS, load_search
+from modules.runtime.runs.text_vectors import save_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
 from modules.runtime.training.device import Placement, memory_advice, place, set_seed
 from modules.runtime.training.processes import Ranks
 from modules.runtime.training.trainer import LossShare, Plan, Trainer
 from modules.scheduler import learning_rate_factor
-from modules.tokenizer.semids import SemanticIdTokenizer
 
 REPORT = "report.txt"
-EVALUATION_KNOBS = "train.eval_batch_size or train.beam_size"
+EVALUATION_KNOBS = "train.eval_batch_size or, of TIGER, train.beam_size"
 
 
 def train(options: DecoderOptions) -> None:
-    """Trains the encoder-decoder on semantic IDs and reports it beside the baselines.
+    """Trains the model that the options name and reports it beside the baselines.
 
     Raises:
         UserError: what is wrong with the data, the tokenizer's run, the run directory or the machine.
     """
     ranks = Ranks(options.device)
     placement = place(options.device, options.amp, options.mixed_precision_type, ranks)
-    rqvae_run = find_snapshot(options.pretrained_rqvae_path, options.dataset_split, "rqvae")
+    rqvae_run = find_stage_one(options)
     pretrained = options.pretrained_decoder_path and find_snapshot(options.pretrained_decoder_path, options.dataset_split, "decoder")
-    refuse_contradictions(rqvae_run, options)
     with Run(options.save_dir_root, options.dataset_split, options.settings(), ranks) as run:
         if run.finished:
             told = (run.folder / REPORT).read_text() if (run.folder / REPORT).exists() else f"({REPORT} is gone)"
@@ -80,59 +73,58 @@ def train(options: DecoderOptions) -> None:
             return
         with ranks.main_first():
             corpus = load_corpus(options.data)
-        tokenizer = SemanticIdTokenizer.load(rqvae_run).to(placement.device)
-        tokenizer.check_items(corpus.item_keys)
-        data, order, moments, described, split_name = split_sequences(
-            corpus, options.model, options.split_by, options.split_quantiles, options.seed, placement.device
-        )
-        tokenizer = tokenizer.ordered_by(order)
+        stage_one = None if rqvae_run is None else load_stage_one(rqvae_run, corpus)
+        vectors = None if stage_one is None else stage_one.vectors
+        sequences = split_sequences(corpus, options, placement.device)
+        data, order, moments, described, split_name = sequences
+        untrained = Untrained(data.split.train, order, vectors) if options.memory_weight else None
         set_seed(options.seed)
-        vectors = load_vectors(rqvae_run, tokenizer.num_items)
-        catalogue = None
-        if options.model.needs_catalogue:
-            texts = directions(vectors).to(placement.device) if vectors is not None and options.text_projection else None
-            catalogue = Catalogue(tokenizer.trie, tokenizer.sem_ids, data.popularity > 0, texts)
-        model = EncoderDecoderRetrievalModel(options.model, tokenizer.vocab_sizes, catalogue).to(placement.device)
+        memory = None if untrained is None else untrained.memory
+        recommender = make_recommender(options, corpus, sequences, stage_one, memory, placement)
+        model = recommender.model
         if pretrained:
             load_weights(model, pretrained / WEIGHTS)
         if ranks.main:
-            write_stage2_files(run.folder, options.model, tokenizer, corpus.titles, corpus.user_keys, run.begun)
+            recommender.write(run.folder, corpus.user_keys, run.begun)
             if vectors is not None and options.text_projection:
                 save_vectors(run.folder, vectors)
         plan = make_plan(options, ranks)
         steps, epoch = plan.iterations, data.steps_per_epoch(plan.batch_size) / plan.gradient_accumulate_every
-        stacks = f"{options.attn_layers} encoder + {options.attn_layers} decoder layers of width {options.decoder_embed_dim}"
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
         run.say(f"data     {described.describe()}; split {split_name}")
         if moments is not None:
             users = f"{len(data.split.validation.users):,} validation and {len(data.split.test.users):,} test users"
             run.say(f"moments  train before {moments.validation_from:.0f}, test from {moments.test_from:.0f} (seconds); {users}")
-        run.say(f"IDs      {rqvae_run}: codes {' + '.join(map(str, tokenizer.vocab_sizes))}")
+        for part in parts_read(options.do_eval) if options.filter_history else []:
+            if barred := met_before(data.split, part).describe():
+                run.say(barred)
+        if stage_one is not None and recommender.sem_ids is not None:
+            run.say(f"IDs      {stage_one.folder}: codes {' + '.join(map(str, stage_one.tokenizer.vocab_sizes))}")
         if vectors is None:
-            run.say(f"texts    {rqvae_run} keeps no text vectors: the memory is one without texts (train stage 1 again for one with them)")
-        run.say(f"model    {sum(p.numel() for p in model.parameters()):,} parameters: {stacks}, {options.encoder_attention} encoder")
+            kept = f"{rqvae_run} keeps no text vectors" if rqvae_run else f"no run of stage 1 in {options.pretrained_rqvae_path}"
+            run.say(f"texts    {kept}: the memory is one without texts (train stage 1 for one with them)")
+        run.say(f"model    {sum(p.numel() for p in model.parameters()):,} parameters: {recommender.describe()}")
         targets = plan.batch_size * plan.gradient_accumulate_every
         run.say(f"training {steps:,} steps of {targets} targets, {epoch:,.0f} steps an epoch ({steps / epoch:.1f} epochs)")
         run.say(f"run      {run.describe()}")
 
-        searched = SearchSettings(options.beam_size, precision_name(placement.autocast_dtype), order, options.memory_weight)
-        untrained = Untrained(data.split.train, order, vectors) if options.memory_weight else None
-        retriever = Retriever(model, tokenizer, corpus.titles, searched, None if untrained is None else untrained.memory)
         protocol = Protocol(options.filter_history, options.top_k_eval_list, options.eval_batch_size, options.eval_users, options.seed)
-        evaluator = Evaluator(Searcher(retriever, cuda_graphs=options.cuda_graphs), data, protocol, ranks, split=split_name)
+        evaluator = Evaluator(recommender, data, protocol, ranks, split=split_name)
         run.track(options.wandb_logging, options.wandb_project)
         if run.metrics is None:
-            seconds = fit(retriever, data, evaluator, options, plan, placement, ranks, run)
+            seconds = fit(recommender, data, evaluator, options, plan, placement, ranks, run)
         else:  # its training ended, and its test part is asked for since
             seconds, searched_before = float(str(run.metrics["training_seconds"])), load_search(run.folder)
             evaluator.ranker.dtype = evaluator.ranker.dtype if searched_before is None else PRECISIONS[searched_before.precision]
         ranks.wait()
         load_weights(model.eval(), run.folder / WEIGHTS)
-        rankers = (untrained or Untrained(data.split.train, order, vectors)).rankers()
+        untrained = untrained or Untrained(data.split.train, order, vectors)
+        variants = [mixed(recommender, untrained.memory, parse_shares(shares)) for shares in options.mixtures]
+        rankers = [*variants, *untrained.rankers()]
+        if options.light_gcn_epochs:
+            rankers.append(light_gcn_ranker(untrained, evaluator, options.light_gcn_epochs, run.say))
         if ranks.main:
-            if untrained is not None:
-                save_memory(run.folder, untrained.memory)
-            record_search(run.folder, retriever.settings._replace(precision=precision_name(evaluator.ranker.dtype)))
+            recommender.write_search(run.folder)
         with memory_advice(EVALUATION_KNOBS):
             report(evaluator, rankers, corpus, run, seconds, options.do_eval, {"split": split_name, **described._asdict()})
         upload(options, run)
@@ -159,7 +151,7 @@ def make_plan(options: DecoderOptions, ranks: Ranks) -> Plan:
 
 
 def fit(
-    retriever: Retriever,
+    recommender: Recommender,
     data: SeqData,
     evaluator: Evaluator,
     options: DecoderOptions,
@@ -169,9 +161,9 @@ def fit(
     run: Run,
 ) -> float:
     """Trains the model, from its last checkpoint if there is one; leaves the best weights in the run and returns seconds of training."""
-    model, tokenizer = retriever.model, retriever.tokenizer
+    model = recommender.model
     trainer = Trainer(run, model, model, make_optimizer(model, options), plan, placement, ranks, {"best": -1.0, "waited": 0.0})
-    evaluator.ranker.dtype, evaluator.pause = trainer.placement.autocast_dtype, trainer.interruption_point
+    recommender.dtype, evaluator.pause = trainer.placement.autocast_dtype, trainer.interruption_point
     with trainer.running("decoder") as steps:
         for step in steps:
             if trainer.due(step, options.log_every):
@@ -186,9 +178,9 @@ def fit(
 
             def share(micro: int, step: int = step) -> LossShare:
                 number = step * plan.gradient_accumulate_every + micro
-                batch = tokenizer(data.train_batch(number, plan.batch_size, plan.seed, ranks.index, ranks.count))
-                output = trainer.objective(batch, options.label_smoothing)
-                return LossShare(output.loss, batch.target_mask.sum(), output.parts)
+                batch = data.train_batch(number, plan.batch_size, plan.seed, ranks.index, ranks.count)
+                output = trainer.objective(recommender.inputs(batch), options.label_smoothing)
+                return LossShare(output.loss, (batch.targets != PAD).sum(), output.parts)
 
             evaluates = trainer.due(step + 1, options.full_eval_every) or trainer.due(step + 1, options.partial_eval_every)
             trainer.update(step, share, save=evaluates)
@@ -196,7 +188,7 @@ def fit(
 
 
 def select(evaluator: Evaluator, trainer: Trainer, options: DecoderOptions, run: Run, step: int) -> None:
-    """Validates by beam search, keeps the weights if they are the best so far, and ends the training when patience does."""
+    """Validates by search, keeps the weights if they are the best so far, and ends the training when patience does."""
     with trainer.evaluating(EVALUATION_KNOBS):
         metrics = evaluator.model("validation", evaluator.protocol.filter_history, sample=True).metrics
     run.log(step=step, seconds=round(trainer.seconds), validation=metrics)
@@ -224,6 +216,11 @@ def make_optimizer(model: nn.Module, options: DecoderOptions) -> torch.optim.Opt
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
+def parts_read(do_eval: bool) -> list[Part]:
+    """The parts of the split whose targets a run may look at."""
+    return ["validation", "test"] if do_eval else ["validation"]
+
+
 # -- evaluation -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -237,26 +234,28 @@ def report(
     described: Mapping[str, object],
 ) -> None:
     """Final figures of the selected checkpoint beside the baselines': all users on validation and, once, on test."""
-    barred = evaluator.protocol.filter_history
-    metrics: dict[str, object] = {"training_seconds": round(seconds, 1), "data": dict(described)}
-    parts: list[Part] = ["validation", "test"] if do_eval else ["validation"]
+    barred, name = evaluator.protocol.filter_history, evaluator.ranker.name
+    parts = parts_read(do_eval)
+    met = {part: met_before(evaluator.data.split, part) for part in parts}
+    counted = {part: already.cases for part, already in met.items()}
+    metrics: dict[str, object] = {"training_seconds": round(seconds, 1), "data": {**described, "held_out_in_history": counted}}
     text = []
     ranks_file = RanksFile(run.folder, corpus.user_keys, corpus.item_keys, evaluator.data.popularity)
     evaluator.record = ranks_file.add
     for part in parts:
         if part == "test":
             run.record_test_reading()
-        rows = [("TIGER", evaluator.model(part, barred, progress=True, row="TIGER"))]
+        rows = [(name, evaluator.model(part, barred, progress=True, row=name))]
         if part == "test":
-            plain = f"TIGER, history {'not ' if barred else ''}barred"
+            plain = f"{name}, history {'not ' if barred else ''}barred"
             rows.append((plain, evaluator.model(part, not barred, progress=True, row=plain)))
         rows += evaluator.baselines(part, barred, rankers)
         if evaluator.ranks.main:
             run.picture(f"recall_{part}", recall_plot(rows))
             names = list(rows[0][1].metrics)
             run.tracker.table(part, ["model", *names], [[name, *(row.metrics.get(metric) for metric in names)] for name, row in rows])
-        text.append(evaluation_report(rows))
-        metrics[part] = {name: evaluation.to_json() for name, evaluation in rows}
+        text.append("\n".join(filter(None, [evaluation_report(rows), met[part].describe() if barred else ""])))
+        metrics[part] = {row: evaluation.to_json() for row, evaluation in rows}
         unseen = evaluator.unseen(part, rows) if part == "test" else []
         if unseen and evaluator.ranks.main:
             text.append(evaluation_report(unseen))

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from data.cooccurrence import append_collaborative
 from data.corpus import Corpus
-from data.processed import ItemData, load_corpus, load_items
+from data.processed import ItemData, known_by_id_alone, load_corpus, load_items, meaningless_items
 from data.schemas import UserError
 from data.splits import leave_one_out, split_hash
 from data.statistics import statistics
@@ -53,7 +53,7 @@ from modules.scheduler import learning_rate_factor
 from modules.tokenizer.autoencoder import Autoencoder
 from modules.tokenizer.base import ItemTokenizer
 from modules.tokenizer.direct import DirectTokenizer
-from modules.tokenizer.registry import make_tokenizer, settings_read
+from modules.tokenizer.registry import kind_of, make_tokenizer, settings_read
 from modules.tokenizer.semids import SemanticIdTokenizer
 
 
@@ -85,6 +85,8 @@ def train(options: RqVaeOptions) -> None:
         run.say(f"device   {placement.why}{f', {ranks.count} processes' if ranks.count > 1 else ''}")
         run.say(f"data     {statistics(corpus).describe()}; split {described['split']}")
         source = f"{options.item_embeddings or options.text_model}{f' and {collaborative}' if options.collaborative_weight else ''}"
+        if needs_no_vectors(options, corpus):
+            source = "a random generator, as nothing is known of the items and the tokenizer looks at nothing"
         run.say(f"items    {len(items.keys):,} x {items.embeddings.shape[1]} from {source}")
         run.track(options.wandb_logging, options.wandb_project)
         if (few := few_items_warning(len(items.keys), options.model.codebook_sizes)) is not None:
@@ -132,11 +134,18 @@ def find_pretrained(options: RqVaeOptions) -> Path | None:
 
 def load_vectors(options: RqVaeOptions, corpus: Corpus, device: torch.device) -> ItemData:
     """The catalogue with its vectors, collaborative features included."""
+    if needs_no_vectors(options, corpus):
+        return meaningless_items(corpus, options.vae_input_dim, options.seed)
     items = load_items(options.data, corpus, options.item_embeddings, options.text_model, device)
     check_width(items.embeddings, options.vae_input_dim, options.collaborative_dim if options.collaborative_weight else 0)
     if options.collaborative_weight:
         items = append_collaborative(items, corpus.histories, options.collaborative_weight, options.collaborative_dim)
     return items
+
+
+def needs_no_vectors(options: RqVaeOptions, corpus: Corpus) -> bool:
+    """Is nothing known of the items, and the tokenizer one that looks at nothing?"""
+    return options.item_embeddings is None and not kind_of(options.tokenizer).tokenizer.reads_vectors and known_by_id_alone(corpus)
 
 
 def upload(options: RqVaeOptions, run: Run) -> None:
@@ -199,7 +208,9 @@ def fit(
             return None
         return annealed_temperature(step - start, plan.iterations - start, options.gumbel_temperature_start, options.gumbel_temperature_end)
 
-    trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, ranks, {"healthy": -1.0, "reconstruction": 0.0})
+    state = {"healthy": -1.0, "reconstruction": 0.0}
+    # Its first steps leave the codebooks out.
+    trainer = Trainer(run, model, Objective(model), optimizer, plan, placement, ranks, state, some_unused=True)
     rows = index_batches(len(items), plan.batch_size, plan.seed, items.device)
     warned: set[str] = set()
     with trainer.running("tokenizer") as steps:
@@ -316,7 +327,9 @@ def finish(
     save_weights(coder, run.folder / WEIGHTS)
     tokenizer.save(run.folder)
     text_width = items.embeddings.shape[1] - (options.collaborative_dim if options.collaborative_weight else 0)
-    if (lacking := save_vectors(run.folder, items.embeddings[:, :text_width])) is not None:
+    if needs_no_vectors(options, corpus):
+        run.say("vectors  none are kept: nothing is known of the items but their ids, and these were random")
+    elif (lacking := save_vectors(run.folder, items.embeddings[:, :text_width])) is not None:
         run.say(f"vectors  {lacking}")
     for name, picture in pictures:
         run.picture(name, picture)

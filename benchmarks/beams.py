@@ -29,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         evaluator = Evaluator.for_run(options.run, options.device, options.users, seed=1, dataset_folder=options.dataset_folder)
+        searcher = evaluator.ranker
+        if not isinstance(searcher, Searcher):
+            raise UserError(f"{options.run} is a run of {searcher.name}, which has no beams; give one of TIGER")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    searcher = evaluator.ranker
-    assert isinstance(searcher, Searcher)
     rows, result = [["beams", "recall@10", "ndcg@10"]], {}
     for beams in (*BEAMS, evaluator.data.num_items):
         batch = 1 if beams > 1000 else 16  # thousands of beams a user fill the memory

@@ -12,7 +12,7 @@ from torch import Tensor
 from data.batch_plan import BatchPlanner, TrainPlan, Windows, prefix_rows, window_rows
 from data.corpus import Histories
 from data.schemas import PAD, SeqBatch, UserError
-from data.splits import Split, Targets, TimeSplit, check_no_leak, leave_one_out, split_by_time
+from data.splits import NO_TRAINING, Split, Targets, TimeSplit, check_no_leak, leave_one_out, split_by_time
 from data.statistics import item_popularity
 
 
@@ -28,7 +28,7 @@ class SeqData:
         by: the moments of a split by time; None: leave-one-out.
 
     Raises:
-        UserError: no user has two training items or none has a target, or max_seq_len is below 1.
+        UserError: no user has two training items, or max_seq_len is below 1.
     """
 
     def __init__(
@@ -44,11 +44,9 @@ class SeqData:
         self.windows = (window_rows if causal else prefix_rows)(self.split.train, max_seq_len)
         self.num_train_targets = int(self.windows.num_targets.sum())
         if self.num_train_targets == 0:
-            raise UserError("no user has two training items, so there is nothing to predict; histories need at least four items")
+            raise UserError(NO_TRAINING)
         self._planner = BatchPlanner(self.windows, max_seq_len)
         self._plan: tuple[tuple[int, ...], TrainPlan] | None = None
-        if by is not None and not (len(self.split.validation.users) and len(self.split.test.users)):
-            raise UserError("no user has items on both sides of one of the two moments; move train.split_quantiles")
 
     def to(self, device: str | torch.device) -> "SeqData":
         """Moves the arrays that batches are cut from; batches then come out on that device. Plans are made on the CPU."""

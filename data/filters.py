@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data.corpus import Catalogue, Corpus, Histories, LoadedCorpus, finish_items
 from data.schemas import UserError
+from data.times import tie_note
 
 if TYPE_CHECKING:
     import polars as pl
@@ -89,6 +90,7 @@ def keep_interactions(where: str, table: "pl.DataFrame", filters: Filters) -> Ke
     ordered, repeated = drop_repeats(ordered)
     if repeated:
         notes.append(f"{where}: {repeated:,} rows repeat user, item and time of an earlier row and were dropped")
+    notes += tie_note(where, ordered)
     rows = len(ordered)
     ordered = k_core(ordered, filters.k_core)
     if len(ordered) < rows:

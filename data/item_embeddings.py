@@ -3,12 +3,14 @@
 Shape letters: I items, E text-embedding width.
 """
 
+import io
 import logging
 import os
 import re
+import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from data.io.files import digest, file_sha256, write_whole
+from data.io.progress import progress
 from data.item_text import TEMPLATE_VERSION
 from data.schemas import UserError
 
@@ -28,6 +31,9 @@ log = logging.getLogger("tiger.data")
 
 READ_UP_TO = 2**31
 """Bytes of float32 up to which a file of embeddings is read into the memory; 700,000 items of 768."""
+
+AT_ONCE = 2048
+"""Texts that are encoded and kept together."""
 
 ROWS_AT_ONCE = 16384
 """Rows of a catalogue that are looked at together where it may not fit into the memory."""
@@ -81,11 +87,40 @@ def embed_texts(
         except Exception as error:
             log.warning("%s cannot be read (%s); encoding again", cache, type(error).__name__)
 
-    encoder = _load_encoder(model, local, device)
-    log.info("encoding %d item texts with %s on %s", len(texts), model, device)
-    encoded = encoder.encode(list(texts), batch_size=batch_size, show_progress_bar=True, convert_to_numpy=True)
-    embeddings = torch.from_numpy(np.ascontiguousarray(encoded, dtype=np.float32))
+    embeddings = torch.from_numpy(
+        _encoded_in_parts(texts, cache.with_suffix(".parts"), lambda: _load_encoder(model, local, device), batch_size)
+    )
     write_whole(cache, save({"embeddings": embeddings}))
+    shutil.rmtree(cache.with_suffix(".parts"))
+    return embeddings
+
+
+def _encoded_in_parts(texts: Sequence[str], folder: Path, load: Callable[[], "SentenceTransformer"], batch_size: int) -> np.ndarray:
+    """[I, E] float32. The longest texts come first, ``AT_ONCE`` at a time; parts that an interrupted one left in ``folder`` are read."""
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    starts = range(0, len(texts), AT_ONCE)
+    files = [folder / f"{start}.npy" for start in starts]
+    missing = [(start, file) for start, file in zip(starts, files) if not file.exists()]
+    if missing:
+        encoder = load()
+        log.info(
+            "encoding %d item texts%s",
+            len(texts),
+            f"; {len(files) - len(missing)} of {len(files)} parts are done" if folder.exists() else "",
+        )
+        with progress(
+            total=len(texts), initial=len(texts) - sum(min(AT_ONCE, len(texts) - start) for start, _ in missing), desc="texts"
+        ) as bar:
+            for start, file in missing:
+                some = [texts[row] for row in order[start : start + AT_ONCE]]
+                found = encoder.encode(some, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+                buffer = io.BytesIO()
+                np.save(buffer, np.ascontiguousarray(found, dtype=np.float32))
+                write_whole(file, buffer.getvalue())
+                bar.update(len(some))
+    in_order = np.concatenate([np.load(file) for file in files])
+    embeddings = np.empty_like(in_order)
+    embeddings[order] = in_order
     return embeddings
 
 

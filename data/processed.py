@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data.batches import SeqData
 from data.corpus import Corpus
@@ -17,7 +18,8 @@ from data.schemas import UserError
 from data.sources.registry import DataConfig, RecDataset, chosen_filters, data_mistakes, find_source, time_mistakes
 
 __all__ = [
-    "DataConfig", "ItemData", "RecDataset", "SeqData", "data_mistakes", "load_corpus", "load_items", "time_mistakes"
+    "DataConfig", "ItemData", "RecDataset", "SeqData", "data_mistakes", "known_by_id_alone", "load_corpus", "load_items",
+    "meaningless_items", "time_mistakes",
 ]  # fmt: skip
 
 
@@ -49,7 +51,7 @@ def load_items(
         text_model: the sentence encoder, a hub name or a directory; not looked at when ``item_embeddings`` is given.
         device: where to encode.
     """
-    if not item_embeddings and all(text == bare_text(key) for key, text in zip(corpus.item_keys, corpus.texts)):
+    if not item_embeddings and known_by_id_alone(corpus):
         raise UserError(
             f"nothing is known of the items in {config.folder} but their ids, from which no semantic IDs can be made; "
             "supply their texts or set train.item_embeddings to a .npy file with a row for each"
@@ -58,6 +60,20 @@ def load_items(
         embeddings = load_embeddings(Path(item_embeddings).expanduser(), len(corpus.item_keys))
     else:
         embeddings = embed_texts(corpus.texts, text_model, Path(config.folder).expanduser() / "processed", device)
+    return _with_hash(embeddings, corpus)
+
+
+def known_by_id_alone(corpus: Corpus) -> bool:
+    """Is nothing known of any item but its id?"""
+    return all(text == bare_text(key) for key, text in zip(corpus.item_keys, corpus.texts))
+
+
+def meaningless_items(corpus: Corpus, width: int, seed: int) -> ItemData:
+    """Returns the catalogue with random vectors [I, width], for a tokenizer that looks at none."""
+    return _with_hash(torch.randn(len(corpus.item_keys), width, generator=torch.Generator().manual_seed(seed)), corpus)
+
+
+def _with_hash(embeddings: Tensor, corpus: Corpus) -> ItemData:
     sha = hashlib.sha256()
     for rows in embeddings.split(ROWS_AT_ONCE):
         sha.update(rows.numpy().astype("<f4").tobytes())

@@ -6,7 +6,8 @@ Shape letters: T interactions, U users, I items, V users with validation and tes
 """
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,6 +98,59 @@ def beginnings(histories: Histories, lengths: Tensor) -> Histories:
     ends = torch.zeros_like(offsets)
     ends[1:] = lengths.cumsum(0)
     return Histories(item_ids[positions < lengths.repeat_interleave(owner)], ends)
+
+
+NO_TRAINING = "no user has two training items, so there is nothing to train on; histories need at least four items"
+
+
+def part_mistakes(split: Split, by_time: bool = False) -> Iterator[str]:
+    """A sentence for each part of a split that is empty, so that nothing could be trained, selected or tested.
+
+    Args:
+        split: of any kind.
+        by_time: at two moments; else leave-one-out.
+    """
+    if not bool((split.train.offsets.diff() >= 2).any()):
+        yield NO_TRAINING
+    empty = [name for name, targets in (("validation", split.validation), ("test", split.test)) if not len(targets.users)]
+    if empty and by_time:
+        what = "no user has an item before the moment and one from it on"
+        yield f"the {' and the '.join(empty)} part of train.split_by = 'time' is empty: {what}; move train.split_quantiles"
+    elif empty:
+        yield "no user has three items, so none can be held out for validation and test; give longer histories"
+
+
+class MetBefore(NamedTuple):
+    """Held-out items that their users had met before: a search that bars the history cannot find them."""
+
+    part: str
+    cases: int
+    targets: int
+
+    def describe(self) -> str:
+        """One sentence, a warning where they are many; "" where there are none."""
+        if not self.cases:
+            return ""
+        what = f"{self.cases:,} of {self.targets:,} held-out items are in the user's own history and cannot be hit"
+        warning = "warning: " if self.cases > MANY * self.targets else ""
+        return f"{warning}{what} while train.filter_history = True ({self.part})"
+
+
+MANY = 0.02
+"""The share of such items from which on they are warned of."""
+
+
+def met_before(split: Split, part: Literal["validation", "test"]) -> MetBefore:
+    """Counts the targets of a part that stand earlier in their user's history, too."""
+    targets = split.validation if part == "validation" else split.test
+    item_ids, offsets = split.full
+    lengths = offsets.diff()
+    owner = torch.arange(len(lengths), device=item_ids.device).repeat_interleave(lengths)
+    pairs = owner * (int(item_ids.max()) + 1 if len(item_ids) else 1) + item_ids
+    ordered, positions = pairs.sort(stable=True)
+    again = torch.zeros_like(item_ids, dtype=torch.bool)
+    again[positions[1:]] = ordered[1:] == ordered[:-1]
+    return MetBefore(part, int(again[targets.positions].sum()), len(targets.users))
 
 
 def check_no_leak(split: Split, histories: Histories, by: TimeSplit | None = None) -> None:

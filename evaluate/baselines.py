@@ -60,12 +60,9 @@ class MostPopular:
         rows = max(1, KEYS_IN_MEMORY // (self.num_items + 1))
         for start in range(0, len(histories), rows):
             part = slice(start, start + rows)
-            keys = self._keys(rows_of(batch, part))
-            if barred is not None:
-                keys.scatter_(1, barred[part].masked_fill(barred[part] == PAD, self.num_items), -1)
-            best = keys.topk(min(k, self.num_items), dim=1)
-            ranked[part, : best.indices.shape[1]] = best.indices.masked_fill(best.values < 0, PAD)
-            scores[part, : best.indices.shape[1]] = self._scores(best.values).masked_fill(best.values < 0, -math.inf)
+            items, keys = best_items(self._keys(rows_of(batch, part)), None if barred is None else barred[part], k)
+            ranked[part, : items.shape[1]] = items
+            scores[part, : items.shape[1]] = self._scores(keys).masked_fill(items == PAD, -math.inf)
         return Ranked(ranked.to(asked_from), scores.to(asked_from))
 
     def _keys(self, batch: SeqBatch) -> Tensor:
@@ -123,6 +120,24 @@ class LastItemMarkov(MostPopular):
 
     def _scores(self, keys: Tensor) -> Tensor:
         return (keys // self.num_items).float()
+
+
+def best_items(keys: Tensor, barred: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """The items of the highest keys, and these.
+
+    Args:
+        keys: [b, I + 1] integers, all different within a row, negative for items that are out; changed by the call.
+        barred: [b, S] items, PAD-filled, that are out as well; None: none.
+        k: length of the lists.
+
+    Returns:
+        Items and keys, [b, k] each, or [b, I] where that is less; best first, PAD and negative where fewer items are left.
+    """
+    num_items = keys.shape[1] - 1
+    if barred is not None:
+        keys.scatter_(1, barred.masked_fill(barred == PAD, num_items), -1)
+    best = keys.topk(min(k, num_items), dim=1)
+    return best.indices.masked_fill(best.values < 0, PAD), best.values
 
 
 def rows_of(batch: SeqBatch, part: slice) -> SeqBatch:

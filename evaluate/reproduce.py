@@ -48,9 +48,14 @@ def answers_of(folders: dict[str, list[Path]], part: str) -> dict[str, Answers]:
     for name, row in rows.items():
         if row["filter_history"] != one.filter_history:
             plain = name.removeprefix(one.name)
-        elif name != one.name:
+        elif name != one.name and not name.startswith(f"{one.name}: "):
             baselines[name] = read_row(first, part, name)
-    scales = {_scale(one): Answers(models, baselines)}
+    variants = {}
+    for config, runs in folders.items():  # the same models with other shares of search, items and memory
+        for name in report_of(runs[0], part)[0]:
+            if name.startswith(f"{models[config][0].name}: "):
+                variants[f"{config}, {name.partition(': ')[2]}"] = [read_row(folder, part, name) for folder in runs]
+    scales = {_scale(one): Answers(models | variants, baselines)}
     if plain is not None:
         others = {name: [read_row(row.run, part, row.name + plain) for row in found] for name, found in models.items()}
         scales[_scale(next(iter(others.values()))[0])] = Answers(others, {})

@@ -38,11 +38,12 @@ class ScoreRanker(MostPopular):
     Args:
         scorer: on the device of ``order``, in evaluation mode.
         order: [I] from ``metrics.tie_order`` with the training popularity.
+        name: its row in the report.
     """
 
-    def __init__(self, scorer: Scorer, order: Tensor) -> None:
+    def __init__(self, scorer: Scorer, order: Tensor, name: str = "scores") -> None:
         super().__init__(order)
-        self.scorer = scorer
+        self.scorer, self.name = scorer, name
 
     @torch.no_grad()
     def _keys(self, batch: SeqBatch) -> Tensor:

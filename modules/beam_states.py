@@ -18,7 +18,7 @@ class BeamStates:
     Args:
         decoder: the stack.
         embedding: of the codes written.
-        levels: [C, D], added to the input of each level.
+        levels: [C, D] or [B, 1, C, D], added to the input of each level.
         memory: keys and values of the encoded histories, [B, H, S, A/H] a layer.
         cross_bias: [B, H, 1, S].
         cast: brings the decoder's input into the dtype of its computation.
@@ -39,7 +39,7 @@ class BeamStates:
 
     def __call__(self, level: int, parents: Tensor | None, codes: Tensor | None) -> Tensor:
         """States [B, W, D] of the beams that are asked about; see modules.beam_search.Beams for the arguments."""
-        x = self.levels[level].expand(self.memory[0].keys.shape[0], 1, -1)
+        x = self.levels[..., level, :].expand(self.memory[0].keys.shape[0], 1, -1)
         if codes is not None and parents is not None:
             x = x + self.embedding.level(codes, level - 1)
             rows = _rows(parents, self.past[0][0].shape[0])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.schemas import UserError
+from modules.item_softmax import FULL_UP_TO, SAMPLES
 
 ENCODER_ATTENTIONS = ("causal", "bidirectional")
 POSITIONS = ("relative", "learned")
@@ -30,12 +31,15 @@ class DecoderConfig:
     learned_items: bool = True  # with "items": a learned vector of each item in its token
     item_dropout: float = 0.0  # probability that an item's learned vector is left out in training
     text_projection: bool = False  # with "items": the item's text vector, projected, in its token
+    decoder_reads_state: bool = False  # with "items": the encoder's state behind the last item is added to every decoder input
     code_softmax: str = "codebook"  # or "children": over the codes that exist below the prefix
     node_embeddings: bool = False  # with "children": a learned vector of each trie node
     node_dropout: float = 0.0  # probability that a node's learned vector is left out in training
     tie_nodes: bool = False  # with "children" and "items": the mean of the items' vectors below a node in its vector
     item_head: bool = False  # with "items": a softmax over items on the encoder's last state is trained too
     item_head_weight: float = 1.0  # of its loss
+    full_softmax_items: int = FULL_UP_TO  # with "item_head": larger catalogues are sampled in its loss
+    sampled_items: int = SAMPLES  # drawn a step then
     distill: float = 0.0  # share of a code's target probability that the item head gives
     history_init_std: float | None = None  # of code and item embeddings in the encoder; None: 1 for "codes", .05 for "items"
     target_init_std: float = 1.0  # of the decoder's code embeddings
@@ -78,7 +82,7 @@ class DecoderConfig:
             if value not in allowed:
                 yield f"train.{name} is {value!r}; it can be {' or '.join(map(repr, allowed))}"
         if self.history_tokens != "items":
-            for name in ("text_projection", "tie_nodes", "item_head"):
+            for name in ("text_projection", "decoder_reads_state", "tie_nodes", "item_head"):
                 if getattr(self, name):
                     yield f"train.{name} needs item vectors; set train.history_tokens = 'items' or train.{name} = False"
         elif self.separator:

@@ -24,17 +24,24 @@ class TeacherShares:
         self.trie, self.trust = trie, trust
         with torch.no_grad():
             flat = states.flatten(0, -2)
-            in_order = table.index_select(0, trie.items.long())
-            mass = (flat @ in_order.to(flat.dtype).T).float().softmax(-1)
-            # fp64: a node's mass is the difference of two sums, and may be a millionth of them.
-            self.below = torch.nn.functional.pad(mass.cumsum(1, dtype=torch.float64), (1, 0))  # [R, I + 1]
+            scores = (flat @ table.index_select(0, trie.items.long()).to(flat.dtype).T).float()
+            self.mass = (scores - scores.amax(1, keepdim=True)).exp_()  # [R, I], in the trie's order of items
 
     def of_children(self, depth: int, node: Tensor) -> Tensor:
         """Nodes [R] at ``depth`` -> the teacher's share of each child [R, M] fp32, 0 where there is none; they sum to 1."""
-        trie = self.trie
+        trie, mass = self.trie, self.mass
+        if depth == 0:  # every row has all nodes of depth 1
+            offsets = torch.nn.functional.pad(trie.item_range(1, torch.arange(trie.num_nodes(1), device=node.device))[1], (1, 0))
+            below = torch.segment_reduce(mass, "sum", offsets=offsets.expand(len(mass), -1).contiguous(), axis=1, unsafe=True)
+            return below / below.sum(1, keepdim=True)
         first, number = trie.children_of(depth, node)
         slots = torch.arange(trie.widest[depth], device=node.device)
         exists = slots < number.unsqueeze(1)
-        start, end = trie.item_range(depth + 1, torch.where(exists, first.unsqueeze(1) + slots, 0))
-        mass = (self.below.gather(1, end) - self.below.gather(1, start)).masked_fill(~exists, 0)
-        return (mass / mass.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)).float()
+        begin, stop = (edge.unsqueeze(1) for edge in trie.item_range(depth, node))
+        places = begin + torch.arange(trie.most_items[depth], device=node.device)
+        own = mass.gather(1, places.clamp_max(trie.num_items - 1)).masked_fill(places >= stop, 0)
+        # fp64: a child's mass is the difference of two sums, and may be a millionth of them.
+        before = torch.nn.functional.pad(own.cumsum(1, dtype=torch.float64), (1, 0))
+        start, end = trie.item_range(depth + 1, torch.where(exists, first.unsqueeze(1) + slots, first.unsqueeze(1)))
+        below = (before.gather(1, end - begin) - before.gather(1, start - begin)).masked_fill(~exists, 0)
+        return (below / below.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)).float()

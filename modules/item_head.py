@@ -1,8 +1,9 @@
 """The dense item head: a softmax over items on the encoder's state behind the last item, and what a search makes of it.
 
-SASRec's objective with full cross-entropy, on the encoder that the decoder reads. Two uses at inference: ``full_log_probs`` scores the
-whole catalogue (O(items) a user); ``rescore`` mixes distributions over the items that a beam search found (independent of the catalogue).
-Shape letters: B batch, P targets a row, I items, D width, W candidates, n sampled items.
+It is trained with SASRec's objective (``modules.item_softmax``), on the encoder that the decoder reads. Two uses at inference:
+``full_probs`` scores the whole catalogue (O(items) a user); ``rescore`` mixes distributions over the items that a beam search found
+(independent of the catalogue).
+Shape letters: B batch, I items, D width, W candidates.
 """
 
 import math
@@ -12,87 +13,31 @@ import torch
 from torch import Tensor
 
 from data.schemas import PAD
-from modules.item_tokens import ItemTokens
-
-FULL_UP_TO = 100_000
-"""Items of the largest catalogue whose loss has every item in its denominator."""
-
-SAMPLES = 8192
-"""Items drawn a step for the denominator of a larger one."""
 
 
-def reads_all_items(num_items: int) -> bool:
-    """Whether a step's loss has every item in its denominator."""
-    return num_items <= FULL_UP_TO
-
-
-def item_head_loss(states: Tensor, targets: Tensor, items: ItemTokens, table: Tensor | None) -> Tensor:
-    """``full_loss``, or ``sampled_loss`` where the catalogue has more than ``FULL_UP_TO`` items: then the step does not grow with it.
+def full_probs(states: Tensor, table: Tensor, barred: Tensor | None = None, among: Tensor | None = None) -> Tensor:
+    """The probability of every item among those that are left.
 
     Args:
-        states: [B, P, D].
-        targets: [B, P], PAD where there is none.
-        items: gives the items' vectors.
-        table: [I, D], all of them where they are at hand.
-    """
-    num_items = items.catalogue.num_items
-    if reads_all_items(num_items):
-        return full_loss(states, targets, items.table() if table is None else table)
-    drawn = torch.randint(num_items, (SAMPLES,), device=states.device)
-    return sampled_loss(states, targets, items.vectors(targets.clamp_min(0)), drawn, items.vectors(drawn), num_items)
-
-
-def full_loss(states: Tensor, targets: Tensor, table: Tensor) -> Tensor:
-    """Cross-entropy over the catalogue, averaged over real targets.
-
-    Args:
-        states: [B, P, D], the encoder's.
-        targets: [B, P] items, PAD where there is none.
-        table: [I, D], the items' vectors.
+        states: [B, D].
+        table: [I, D].
+        barred: [B, S] items, PAD-filled; None bars none.
+        among: [I] bool, the items that may be found; None: all.
 
     Returns:
-        Scalar.
+        [B, I] fp32, 0 for items that are not left; all 0 where none is.
     """
-    logits = (states @ table.to(states.dtype).T).float().flatten(0, 1)
-    summed = torch.nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=PAD, reduction="sum")
-    return summed / (targets != PAD).sum().clamp_min(1)
+    return probs_of_left((states @ table.to(states.dtype).T).float(), barred, among)
 
 
-def sampled_loss(states: Tensor, targets: Tensor, target_vectors: Tensor, items: Tensor, vectors: Tensor, num_items: int) -> Tensor:
-    """``full_loss`` with its denominator estimated from uniformly drawn items.
-
-    The target's own term is exact; the sum over the other I - 1 items is their mean over the drawn ones times I - 1. Where the target is
-    drawn it does not count as another item. With every item drawn once this is the full loss.
-
-    Args:
-        states: [B, P, D].
-        targets: [B, P], PAD where there is none.
-        target_vectors: [B, P, D], their vectors.
-        items: [n] int64, drawn items, the same for all targets.
-        vectors: [n, D], theirs.
-        num_items: I.
-
-    Returns:
-        Scalar.
-    """
-    right = (states * target_vectors).sum(-1, dtype=torch.float32)
-    others = (states @ vectors.to(states.dtype).T).float()
-    hit = targets.unsqueeze(-1) == items
-    drawn = (~hit).sum(-1).clamp_min(1)
-    rest = others.masked_fill(hit, -torch.inf).logsumexp(-1) + math.log(max(num_items - 1, 1)) - drawn.log()
-    loss = torch.logaddexp(right, rest) - right
-    real = targets != PAD
-    return loss.masked_fill(~real, 0).sum() / real.sum().clamp_min(1)
-
-
-def full_log_probs(states: Tensor, table: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Log-probability of every item; ``seen`` [B, S], PAD-filled, gets none of the probability: states [B, D], table [I, D] -> [B, I]."""
-    logits = (states @ table.to(states.dtype).T).float()
-    if seen is not None:
-        barred = torch.zeros(len(logits), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
-        barred.scatter_(1, torch.where(seen == PAD, logits.shape[1], seen), True)
-        logits = logits.masked_fill(barred[:, :-1], -torch.inf)
-    return logits.log_softmax(-1)
+def probs_of_left(logits: Tensor, barred: Tensor | None = None, among: Tensor | None = None) -> Tensor:
+    """Softmax of ``logits`` [B, I] over the items that are left; see ``full_probs``."""
+    if barred is not None:
+        without = torch.zeros(logits.shape[0], logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(without.scatter_(1, torch.where(barred == PAD, logits.shape[1], barred), True)[:, :-1], -torch.inf)
+    if among is not None:
+        logits = logits.masked_fill(~among, -torch.inf)
+    return logits.softmax(-1).nan_to_num(0.0)
 
 
 def candidate_scores(states: Tensor, vectors: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from modules.code_losses import codebook_loss
 from modules.decoder_config import DecoderConfig as DecoderConfig
 from modules.distill import TeacherShares
 from modules.embedding import USER_TOKEN, HashedUserEmbedding, ItemDistanceBias, SemanticIdEmbedding
-from modules.item_head import item_head_loss, reads_all_items
+from modules.item_softmax import item_loss
 from modules.item_tokens import ItemTokens
 from modules.tokenizer.trie import PrefixTrie
 from modules.transformer import Decoder, Encoder, KeysValues
@@ -135,10 +135,10 @@ class EncoderDecoderRetrievalModel(nn.Module):
         device = x.device.type
         return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
-    def item_states(self, encoded: Encoded, batch: TokenizedSeqBatch) -> Tensor:
-        """[B, P, D]: the encoder's state behind the last item before each target, where an item is one token."""
-        index = self._last_items(batch) + encoded.states.shape[1] - batch.mask.shape[1]
-        return encoded.states.take_along_dim(index.unsqueeze(-1), dim=1)
+    def item_states(self, encoded: Encoded, batch: TokenizedSeqBatch, last: Tensor | None = None) -> Tensor:
+        """[B, P, D]: the encoder's states behind the items ``last`` [B or 1, P], or before each target, where an item is one token."""
+        index = (self._last_items(batch) if last is None else last) + encoded.states.shape[1] - batch.mask.shape[1]
+        return encoded.states.gather(1, index.unsqueeze(-1).expand(encoded.states.shape[0], -1, encoded.states.shape[2]))
 
     # -- training -----------------------------------------------------------------------------------------------------------------------
 
@@ -154,9 +154,16 @@ class EncoderDecoderRetrievalModel(nn.Module):
         num_codes = len(self.vocab_sizes)
         previous = self.target_embedding(batch.target_sem_ids[..., : num_codes - 1])
         x = torch.cat([torch.zeros_like(previous[..., :1, :]) if num_codes > 1 else self._blank(batch), previous], dim=2)
-        x = self._in_compute_dtype(x + self.level_embedding)
-        cross_bias = self._cross_bias(encoded, self._last_items(batch)).repeat_interleave(num_codes, dim=2)
+        last = self._last_items(batch)
+        x = self._in_compute_dtype(x + self._level_inputs(encoded, batch, last))
+        cross_bias = self._cross_bias(encoded, last).repeat_interleave(num_codes, dim=2)
         return self.decoder(x, encoded.memory, self._in_compute_dtype(self.self_bias), cross_bias)
+
+    def _level_inputs(self, encoded: Encoded, batch: TokenizedSeqBatch, last: Tensor) -> Tensor:
+        """Added to the decoder's input of each level: [C, D], or [B, P, C, D] where it reads the states behind the items ``last``."""
+        if not self.config.decoder_reads_state:
+            return self.level_embedding
+        return self.level_embedding + self.item_states(encoded, batch, last).unsqueeze(2)
 
     def target_logits(self, batch: TokenizedSeqBatch) -> list[Tensor]:
         """For each level the logits [B, P, K] of its codebook, given the history and the target's codes of the levels above."""
@@ -188,7 +195,9 @@ class EncoderDecoderRetrievalModel(nn.Module):
         level_losses = torch.stack(losses)
         loss, parts = level_losses.sum(), {"level_losses": level_losses.detach()}
         if states is not None and self.items is not None:
-            item_head = item_head_loss(states, _given(batch.targets), self.items, table)
+            whole = table if self._reads_all_items else None
+            num_items, samples = self.items.catalogue.num_items, self.config.sampled_items
+            item_head = item_loss(states, _given(batch.targets), whole, self.items.vectors, num_items, samples)
             loss, parts["item_head"] = loss + self.config.item_head_weight * item_head, item_head.detach()
         return ModelOutput(loss, parts)
 
@@ -196,8 +205,13 @@ class EncoderDecoderRetrievalModel(nn.Module):
         """[I, D], where a step reads the vectors of all items."""
         if self.items is None:
             return None
-        full_head = self.config.item_head and reads_all_items(self.items.catalogue.num_items)
+        full_head = self.config.item_head and self._reads_all_items
         return self.items.table() if full_head or self.config.tie_nodes or self.config.distill else None
+
+    @property
+    def _reads_all_items(self) -> bool:
+        """Whether the item head's loss has every item in its denominator."""
+        return self.items is not None and self.items.catalogue.num_items <= self.config.full_softmax_items
 
     # -- generation ---------------------------------------------------------------------------------------------------------------------
 
@@ -224,8 +238,9 @@ class EncoderDecoderRetrievalModel(nn.Module):
             encoded: what ``encode`` gave for the batch, where it is at hand.
         """
         encoded = self.encode(batch) if encoded is None else encoded
-        cross_bias = self._cross_bias(encoded, batch.mask.sum(1, keepdim=True) - 1)
-        states = BeamStates(self.decoder, self.target_embedding, self.level_embedding, encoded.memory, cross_bias, self._in_compute_dtype)
+        last = batch.mask.sum(1, keepdim=True) - 1
+        cross_bias, levels = self._cross_bias(encoded, last), self._level_inputs(encoded, batch, last)
+        states = BeamStates(self.decoder, self.target_embedding, levels, encoded.memory, cross_bias, self._in_compute_dtype)
         scorer: ChildScorer
         if self.tree is None:
             depth = trie.depth if tuple_depth is None else tuple_depth

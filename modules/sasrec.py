@@ -2,11 +2,9 @@
 
 Kang and McAuley (2018), arXiv 1808.09781, section III, with the loss of Klenitskiy and Vasilev (2023), arXiv 2309.07602: the softmax over
 all items instead of one sampled negative. It needs no semantic IDs and is the trained baseline of this project.
-Shape letters: B batch, N history length, P targets per row, T targets of a batch, I items, D width, H heads, E text-embedding width,
-M sampled items.
+Shape letters: B batch, N history length, P targets per row, I items, D width, H heads, E text-embedding width.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from data.schemas import PAD, SeqBatch, UserError
+from modules.item_softmax import FULL_UP_TO, SAMPLES, item_loss
 from modules.transformer import Attention, attend
 
 
@@ -30,25 +29,28 @@ class SASRecConfig:
     max_seq_len: int = 50
     text: bool = False
     """Adds a projection of the item's text embedding to its learned vector."""
-    full_softmax_items: int = 100_000
+    full_softmax_items: int = FULL_UP_TO
     """Catalogues above this size are trained with ``sampled_items`` instead of all items."""
-    sampled_items: int = 8192
+    sampled_items: int = SAMPLES
     """Items a step compares the targets with where the softmax is sampled."""
 
     def __post_init__(self) -> None:
         problems = []
         if min(self.dim, self.num_layers, self.num_heads, self.ff_dim, self.max_seq_len, self.sampled_items) < 1:
-            problems.append("SASRec's widths, heads, layers, history length and sampled items must all be at least 1")
+            problems.append("SASRec's widths, heads, layers, train.max_seq_len and train.sampled_items must all be at least 1")
         elif self.dim % self.num_heads:
-            problems.append(f"SASRec's width {self.dim} cannot be split over {self.num_heads} heads: take a multiple of them")
+            problems.append(
+                f"train.decoder_embed_dim = {self.dim} cannot be split over train.attn_heads = {self.num_heads}: take a multiple"
+            )
         if not 0 <= self.dropout < 1:
-            problems.append(f"SASRec's dropout is {self.dropout}; it must lie in [0, 1)")
+            problems.append(f"train.dropout_p is {self.dropout}; it must lie in [0, 1)")
         if problems:
             raise UserError(*problems)
 
 
 class SASRecOutput(NamedTuple):
     loss: Tensor  # scalar: cross-entropy averaged over the targets that are there
+    parts: dict[str, Tensor]  # what the loss is made of: here nothing but itself
 
 
 class PostNormLayer(nn.Module):
@@ -153,23 +155,19 @@ class SASRec(nn.Module):
             x = layer(x, bias)
         return x
 
-    def forward(self, batch: SeqBatch) -> SASRecOutput:
+    def forward(self, batch: SeqBatch, label_smoothing: float = 0.0) -> SASRecOutput:
         """Cross-entropy of a batch's targets, softmax over all items or, above ``full_softmax_items``, over a sample of them.
 
         Args:
             batch: P targets, one after each of the last P positions; or P = 1, after each row's last item.
+            label_smoothing: share of the target's probability that is spread over all items.
         """
         table = None if self.sampled else self.item_vectors()
         states = self.states(batch.item_ids, table)
         width = batch.targets.shape[1]
         states = _last_states(states, batch.item_ids).unsqueeze(1) if width == 1 else states[:, -width:]
-        states, targets = states.flatten(0, 1), batch.targets.flatten()  # PAD targets stay: to drop them would wait for a GPU
-        if table is not None:
-            summed = nn.functional.cross_entropy((states @ table.to(states.dtype).T).float(), targets, ignore_index=PAD, reduction="sum")
-            return SASRecOutput(summed / (targets != PAD).sum().clamp_min(1))
-        sample = torch.randint(self.num_items, (self.config.sampled_items,), device=targets.device)
-        vectors, own = self.item_vectors(sample), self.item_vectors(targets.clamp_min(0))
-        return SASRecOutput(sampled_softmax_loss(states, own, targets, vectors, sample, self.num_items))
+        samples = self.config.sampled_items
+        return SASRecOutput(item_loss(states, batch.targets, table, self.item_vectors, self.num_items, samples, label_smoothing), {})
 
     def scores(self, batch: SeqBatch) -> Tensor:
         """Every item's score after each history; targets are not read.
@@ -186,36 +184,6 @@ class SASRec(nn.Module):
         last = _last_states(self.states(batch.item_ids, table), batch.item_ids)
         with torch.autocast(last.device.type, enabled=False):
             return last.float() @ table.float().T
-
-
-def sampled_softmax_loss(
-    states: Tensor, target_vectors: Tensor, targets: Tensor, vectors: Tensor, sample: Tensor, num_items: int
-) -> Tensor:
-    """Cross-entropy whose partition function is estimated from items drawn uniformly with replacement.
-
-    -log(exp(s_t) / (exp(s_t) + (I - 1) / m_t sum_j exp(s_j))), where j runs over the m_t draws that are not the target: the sum times its
-    weight has the mean of the sum over all other items. This is the log-q correction of Bengio and Senecal (2008) for a uniform q. With
-    every item drawn once it is the full softmax. Its cost does not depend on I.
-
-    Args:
-        states: [T, D].
-        target_vectors: [T, D].
-        targets: [T] item ids, PAD where there is none.
-        vectors: [M, D], of the sample.
-        sample: [M] item ids.
-        num_items: I.
-
-    Returns:
-        The mean over the targets that are there, a scalar.
-    """
-    own = (states.float() * target_vectors.float()).sum(-1, keepdim=True)
-    hits = sample == targets.unsqueeze(1)
-    others = (states @ vectors.to(states.dtype).T).float().masked_fill(hits, -torch.inf)
-    drawn = (~hits).sum(1, keepdim=True).clamp_min(1)
-    correction = math.log(max(num_items - 1, 1)) - drawn.log()
-    losses = torch.logsumexp(torch.cat([own, others + correction], dim=1), dim=1) - own.squeeze(1)
-    real = targets != PAD
-    return losses.masked_fill(~real, 0.0).sum() / real.sum().clamp_min(1)
 
 
 def _last_states(states: Tensor, item_ids: Tensor) -> Tensor:

@@ -13,7 +13,19 @@ import tests.startup.sitecustomize
 settings.register_profile("tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
-SLOW = {"test_configs", "test_kill", "test_old_configs", "test_precision", "test_processes", "test_resume", "test_scripts", "test_shell"}
+SLOW = {
+    "test_configs",
+    "test_kill",
+    "test_old_configs",
+    "test_mixture_rows",
+    "test_own_data",
+    "test_precision",
+    "test_processes",
+    "test_resume",
+    "test_sasrec_run",
+    "test_scripts",
+    "test_shell",
+}
 """Modules whose tests run whole scripts; ``-m "not slow"`` leaves these out, and every test that asks for ``trained``."""
 
 STARTUP = Path(tests.startup.sitecustomize.__file__).parent

@@ -50,6 +50,21 @@ DECODER = [
     "device=cpu",
     "amp=False",
 ]
+SASREC = [
+    "iterations=100",
+    "batch_size=128",
+    "learning_rate=3e-3",
+    "warmup_steps=20",
+    "decoder_embed_dim=32",
+    "decoder_ff_dim=64",
+    "dropout_p=0.1",
+    "full_eval_every=50",
+    "partial_eval_every=25",
+    "log_every=1",
+    "save_model_every=70",
+    "device=cpu",
+    "amp=False",
+]
 BF16 = ["amp=True", "mixed_precision_type=bf16"]
 """Overrides for a run in bf16, together with TESTS_BF16=on in the environment, which makes every CPU count as one that has it."""
 
@@ -62,6 +77,11 @@ def run_rqvae(folder: Path, *overrides: str, code: int = 0) -> None:
 def run_decoder(folder: Path, *overrides: str, code: int = 0) -> None:
     given = [f"dataset_folder={folder}", f"pretrained_rqvae_path={folder}/rqvae", f"save_dir_root={folder}/decoder", *DECODER, *overrides]
     assert run_script(train_decoder.train, "", ["configs/decoder_amazon.gin", *given]) == code
+
+
+def run_sasrec(folder: Path, *overrides: str, code: int = 0) -> None:
+    given = [f"dataset_folder={folder}", f"pretrained_rqvae_path={folder}/rqvae", f"save_dir_root={folder}/sasrec", *SASREC, *overrides]
+    assert run_script(train_decoder.train, "", ["configs/sasrec_amazon.gin", *given]) == code
 
 
 RUN = {"rqvae": run_rqvae, "decoder": run_decoder}

@@ -331,9 +331,9 @@ def test_the_defaults_of_both_scripts_are_allowed_and_come_back(kind, config):
     assert resolve(kind, [config(config_text(resolved.settings()))]) == resolved
 
 
-@pytest.mark.parametrize("options", [RqVaeOptions(), RqVaeOptions(tokenizer="rqkmeans"), DecoderOptions()])
-def test_a_config_of_the_model_alone_has_the_defaults_of_the_options(options):
-    assert options.model == type(options.model)()
+@pytest.mark.parametrize("config", [RqVaeOptions().model, RqVaeOptions(tokenizer="rqkmeans").model, DecoderOptions().decoder])
+def test_a_config_of_the_model_alone_has_the_defaults_of_the_options(config):
+    assert config == type(config)()
 
 
 def test_what_stage_two_checks_of_stage_one_has_the_same_types_and_is_read_by_its_tokenizer():

@@ -50,7 +50,7 @@ def test_a_run_without_the_record_of_its_search_is_opened_by_its_config(split: l
     config.write_text("".join(line for line in config.read_text().splitlines(True) if "split_quantiles" not in line))
     written = json.loads((run / "metrics.json").read_text())
     assert Evaluator.for_run(run, "cpu").model("test", True).to_json() == written["test"]["TIGER"]
-    assert open_finished(run, "cpu").retriever.settings.beam_size == 20
+    assert open_finished(run, "cpu").recommender.settings.beam_size == 20
 
 
 def test_other_users_beams_and_batches_may_be_asked_for(trained: Path) -> None:

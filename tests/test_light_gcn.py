@@ -1,11 +1,20 @@
-"""LightGCN as a baseline: its graph and its average by hand, that it learns, stops and keeps the best."""
+"""LightGCN as a baseline: its graph and its average by hand, its training and its row written out, that it stops and keeps the best."""
+
+import math
 
 import pytest
 import torch
 
+from data.processed import SeqData
 from data.schemas import PAD, SeqBatch, UserError
+from evaluate.baselines import MostPopular
+from evaluate.metrics import tie_order
 from evaluate.scorers import ScoreRanker
-from modules.runtime.evaluation.light_gcn import LightGCNConfig, LightGCNScores, normalized_graph, train_light_gcn
+from modules.runtime.evaluation.baselines import Untrained
+from modules.runtime.evaluation.evaluator import Evaluator, Protocol
+from modules.runtime.evaluation.light_gcn import LightGCNConfig, LightGCNScores, light_gcn_ranker, normalized_graph, train_light_gcn
+from tests.slow_evaluator import cases, training_part
+from tests.synthetic import to_histories
 from tests.test_evaluate_baselines import batch_of, flat
 
 TINY = LightGCNConfig(dim=8, num_layers=2, learning_rate=0.05, batch_size=16, epochs=30, watch_every=10)
@@ -32,6 +41,71 @@ def test_the_vectors_are_the_average_of_all_layers_of_the_dense_product():
     expected = (start + graph @ start + graph @ graph @ start) / 3
     torch.testing.assert_close(torch.cat([scores.user_vectors, scores.item_vectors]), expected)
     assert list(kept) == [1]
+
+
+def slow_light_gcn(histories: list[list[int]], num_items: int, config: LightGCNConfig, seed: int) -> torch.Tensor:
+    """The averaged vectors [U + I, D] after training, by a dense graph, and gradients of the loss as the paper has it."""
+    users, pairs = len(histories), [(user, item) for user, items in enumerate(histories) for item in items]
+    graph = torch.zeros(users + num_items, users + num_items)
+    neighbours = [set(items) for items in histories] + [{user for user, item in pairs if item == own} for own in range(num_items)]
+    for user, item in pairs:
+        weight = 1 / math.sqrt(len(neighbours[user]) * len(neighbours[users + item]))
+        graph[user, users + item] = graph[users + item, user] = weight
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.empty(users + num_items, config.dim).normal_(std=0.1, generator=generator).requires_grad_()
+    optimizer = torch.optim.Adam([start], lr=config.learning_rate)
+
+    def averaged() -> torch.Tensor:
+        layers = [start]
+        for _ in range(config.num_layers):
+            layers.append(graph @ layers[-1])
+        return sum(layers) / len(layers)
+
+    for _ in range(config.epochs):
+        for chosen in torch.randperm(len(pairs), generator=generator).split(config.batch_size):
+            random = torch.randint(num_items, (len(chosen),), generator=generator).tolist()
+            vectors, losses, squares = averaged(), [], []
+            for pair, other in zip(chosen.tolist(), random):
+                user, item = pairs[pair]
+                better = vectors[user] @ vectors[users + item] - vectors[user] @ vectors[users + other]
+                losses.append(torch.log1p(torch.exp(-better)))
+                squares += [start[node].square().sum() for node in (user, users + item, users + other)]
+            optimizer.zero_grad()
+            ((sum(losses) + config.regularization * sum(squares)) / len(losses)).backward()
+            optimizer.step()
+    return averaged().detach()
+
+
+def test_training_is_that_of_the_paper_s_loss_written_out():
+    config = LightGCNConfig(dim=4, num_layers=2, learning_rate=0.05, regularization=0.1, batch_size=7, epochs=3)
+    histories = [*HALVES, [0, 5, 5], [3]]
+    scores = train_light_gcn(*flat(histories), 8, lambda epoch, found: 1.0, config, seed=2)
+    found = torch.cat([scores.user_vectors, scores.item_vectors])
+    torch.testing.assert_close(found, slow_light_gcn(histories, 8, config, seed=2), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_its_row_is_that_of_every_user_s_scores_sorted(part):
+    generator = torch.Generator().manual_seed(0)
+    users = [torch.randint(12, (int(length),), generator=generator).tolist() for length in torch.randint(3, 9, (30,), generator=generator)]
+    data = SeqData(to_histories(users), 12, 4)
+    order = tie_order(data.popularity, [f"i{item}" for item in range(12)], 0)
+    untrained, said = Untrained(data.split.train, order, None), []
+    evaluator = Evaluator(MostPopular(order), data, Protocol(True, (1, 5, 10), 7, None, 0))
+    ranker = light_gcn_ranker(untrained, evaluator, 9, said.append)
+    ((name, evaluation),) = evaluator.baselines(part, True, [ranker])
+    vectors = slow_light_gcn(training_part(users), 12, LightGCNConfig(epochs=9), seed=0)
+    gains, hits = [], []
+    for case in cases(users, part):
+        scores = vectors[30:] @ vectors[case.user]
+        ranked = sorted(set(range(12)) - set(case.history), key=lambda item: (-scores[item].item(), order[item].item()))
+        rank = ranked.index(case.target) if case.target in ranked else 99
+        hits.append(rank < 5)
+        gains.append(1 / math.log2(rank + 2) if rank < 10 else 0.0)
+    assert name == "LightGCN"
+    assert [line.split()[2] for line in said] == ["9"]
+    assert evaluation.metrics["recall@5"] == pytest.approx(sum(hits) / len(hits))
+    assert evaluation.metrics["ndcg@10"] == pytest.approx(sum(gains) / len(gains))
 
 
 def test_it_learns_which_users_and_items_belong_together():

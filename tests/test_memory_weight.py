@@ -26,7 +26,14 @@ from tests.test_resume import same_run
 from tests.test_searcher import listed
 
 SHORT = ["iterations=40", "full_eval_every=20", "partial_eval_every=10", "save_model_every=15", "log_every=5", "memory_weight=0.6"]
-KINDS = {"codebook": [], "children": ["code_softmax=children", "history_tokens=items"]}
+HEAD = ["history_tokens=items", "item_head=True", "head_weight=0.2"]
+KINDS = {
+    "codebook": [],
+    "children": ["code_softmax=children", "history_tokens=items"],
+    "codebook-head": HEAD,
+    "children-head": ["code_softmax=children", *HEAD],
+    "children-found": ["code_softmax=children", *HEAD, "head_scores=found"],
+}
 HISTORIES = [[3, 50, 7, 21], [5], list(range(20)), [7, 7]]
 USERS = [0, 17, PAD, 4]
 
@@ -50,15 +57,33 @@ def q_of(memory: Memory, history: list[int], left: list[int]) -> dict[int, float
     return {item: value / sum(mass.values()) for item, value in mass.items()}
 
 
+def weighing(retriever: Retriever, memory: float, head: float = 0.0) -> Retriever:
+    """The same run, searched with other weights."""
+    return retriever._replace(settings=retriever.settings._replace(memory_weight=memory, head_weight=head))
+
+
+def of_head(retriever: Retriever, history: list[int], user: int, left: list[int]) -> dict[int, float]:
+    """The item head's distribution over the items that are left, in plain Python."""
+    searcher, width = Searcher(weighing(retriever, 0.0)), retriever.model.config.max_seq_len
+    batch = retriever.tokenizer(searcher.batch_of(torch.tensor([history]), torch.tensor([user]), min(width, len(history))))
+    with torch.no_grad():
+        state = retriever.model.encode(batch).states[0, -1]
+        scores = (retriever.model.items.table() @ state).tolist()
+    mass = {item: math.exp(scores[item]) for item in left}
+    return {item: value / sum(mass.values()) for item, value in mass.items()}
+
+
 def formula(retriever: Retriever, history: list[int], user: int, left: list[int]) -> dict[int, float]:
-    """log(w q + (1 - w) p) of every item that is left; p by a search of the model alone that is as wide as the catalogue."""
-    weight, memory = retriever.settings.memory_weight, retriever.memory
+    """log(w q + v h + (1 - w - v) p) of every item that is left; p by a search of the model alone that is as wide as the catalogue."""
+    weight, head, memory = retriever.settings.memory_weight, retriever.settings.head_weight, retriever.memory
     assert memory is not None
-    alone = Searcher(retriever._replace(settings=retriever.settings._replace(memory_weight=0.0)))
-    found = alone.ask([history], [user], filter_history=False, beam_size=ITEMS)
+    found = Searcher(weighing(retriever, 0.0)).ask([history], [user], filter_history=False, beam_size=ITEMS)
     p = dict(zip(found.item_ids[0].tolist(), found.log_probs[0].double().exp().tolist()))
+    if head and retriever.settings.head_scores == "found":  # a distribution over what was found, like the other two
+        p = {item: p[item] / sum(p[other] for other in left) for item in left}
     q = q_of(memory, history, left)
-    return {item: math.log(weight * q[item] + (1 - weight) * p[item]) for item in left}
+    h = of_head(retriever, history, user, left) if head else dict.fromkeys(left, 0.0)
+    return {item: math.log(weight * q[item] + head * h[item] + (1 - weight - head) * p[item]) for item in left}
 
 
 def check_lists(searcher: Searcher, barred: bool, among: list[int] | None = None) -> None:
@@ -81,7 +106,9 @@ def check_lists(searcher: Searcher, barred: bool, among: list[int] | None = None
 def test_a_search_of_full_width_ranks_all_items_that_are_left_as_the_formula_does(run: Path, weight: float, barred: bool) -> None:
     retriever = load_retriever(run)
     assert retriever.settings.memory_weight == 0.6
-    check_lists(Searcher(retriever._replace(settings=retriever.settings._replace(memory_weight=weight))), barred)
+    head = min(retriever.settings.head_weight, 1 - weight)
+    check_lists(Searcher(weighing(retriever, weight, head)), barred)
+    check_lists(Searcher(weighing(retriever, 0.0 if head else weight, head)), barred)
 
 
 def test_a_shortlist_is_ranked_by_a_memory_of_its_items_alone(run: Path) -> None:
@@ -90,7 +117,8 @@ def test_a_shortlist_is_ranked_by_a_memory_of_its_items_alone(run: Path) -> None
     if retriever.model.tree is not None:
         check_lists(Searcher(retriever), True, among)
         return
-    alone = Searcher(retriever._replace(settings=retriever.settings._replace(memory_weight=0.0)), torch.tensor(among))
+    head = retriever.settings.head_weight
+    alone = Searcher(weighing(retriever, 0.0), torch.tensor(among))
     found = Searcher(retriever, torch.tensor(among)).ask(HISTORIES, USERS, beam_size=ITEMS)
     model = alone.ask(HISTORIES, USERS, filter_history=False, beam_size=ITEMS)
     for row, history in enumerate(HISTORIES):
@@ -98,14 +126,15 @@ def test_a_shortlist_is_ranked_by_a_memory_of_its_items_alone(run: Path) -> None
         p, q = dict(zip(model.item_ids[row].tolist(), model.log_probs[row].exp().tolist())), q_of(retriever.memory, history, left)
         own = found.item_ids[row, : len(left)].tolist()
         assert sorted(own) == left
-        expected = [math.log(0.6 * q[item] + 0.4 * p[item]) for item in own]
+        h = of_head(retriever, history, USERS[row], left) if head else dict.fromkeys(left, 0.0)
+        expected = [math.log(0.6 * q[item] + head * h[item] + (0.4 - head) * p[item]) for item in own]
         assert found.keys[row, : len(left)].tolist() == pytest.approx(expected, abs=2e-5)
         assert expected == pytest.approx(sorted(expected, reverse=True), abs=4e-5)
 
 
 def test_the_memory_changes_what_is_found(run: Path) -> None:
     retriever = load_retriever(run)
-    alone = Searcher(retriever._replace(settings=retriever.settings._replace(memory_weight=0.0)))
+    alone = Searcher(weighing(retriever, 0.0))
     assert not torch.equal(Searcher(retriever).ask(HISTORIES, USERS).item_ids, alone.ask(HISTORIES, USERS).item_ids)
 
 
@@ -139,10 +168,10 @@ def test_the_search_behind_recordings_has_the_memory_too(run: Path, barred: bool
 
 def test_in_bf16_only_the_model_rounds(run: Path) -> None:
     retriever = load_retriever(run)
-    settings = retriever.settings
     for weight, tolerance in ((0.6, 0.1), (1.0, 0.0)):
+        weighed = weighing(retriever, weight, min(retriever.settings.head_weight, 1 - weight))
         full, half = (
-            Searcher(retriever._replace(settings=settings._replace(memory_weight=weight, precision=precision))).ask(HISTORIES, USERS)
+            Searcher(weighed._replace(settings=weighed.settings._replace(precision=precision))).ask(HISTORIES, USERS)
             for precision in ("fp32", "bf16")
         )
         torch.testing.assert_close(half.keys, full.keys, rtol=0, atol=tolerance)
@@ -162,7 +191,7 @@ def test_the_exported_program_has_the_memory_in_it(run: Path) -> None:
 
 def test_a_resumed_run_with_a_memory_equals_an_unbroken_one(trained: Path, tmp_path: Path, run: Path, monkeypatch) -> None:
     monkeypatch.setattr(Run, "picture", lambda self, name, figure: None)
-    kind = KINDS["codebook" if load_retriever(run).model.tree is None else "children"]
+    kind = KINDS[run.parent.name.rstrip("0123456789")]
     with monkeypatch.context() as patch:
         interrupt_at(22, signal.SIGTERM, patch)
         run_decoder(trained, f"save_dir_root={tmp_path}", *SHORT, *kind, code=128 + signal.SIGTERM)

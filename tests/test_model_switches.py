@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from data.schemas import PAD, TokenizedSeqBatch, UserError
-from modules import beam_search, item_head
+from modules import beam_search
 from modules.catalogue import Catalogue as Items
 from modules.embedding import ItemDistanceBias
-from modules.mixture import Mixture, softmax_masses
+from modules.mixture import CandidateMasses, Mixture, softmax_masses
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.runtime.training.checkpoint import load_weights, save_weights
 from tests.test_beam_search import NoValues
@@ -35,7 +35,8 @@ SWITCHES = {
     "nodes": NODES,
     "tied": CHILDREN | ITEMS | {"tie_nodes": True},
     "best": BEST,
-    "everything": BEST | {"tie_nodes": True, "distill": 0.4, "text_projection": True, "num_user_buckets": 50},
+    "items-state": ITEMS | {"decoder_reads_state": True, "num_user_buckets": 50},
+    "everything": BEST | {"tie_nodes": True, "decoder_reads_state": True, "distill": 0.4, "text_projection": True, "num_user_buckets": 50},
     "bidirectional": BEST | {"encoder_attention": "bidirectional", "position": "learned", "num_user_buckets": 50},
 }
 switches = pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
@@ -200,9 +201,10 @@ def test_a_large_catalogue_is_sampled_and_a_small_one_is_not(device):
     batch = a_batch(catalogue, BEST, device)
     full = model(batch).parts["item_head"]
     assert torch.equal(full, model(batch).parts["item_head"])
-    with mock.patch.object(item_head, "FULL_UP_TO", 10):
-        assert model._item_table() is None
-        sampled = torch.stack([model(batch).parts["item_head"] for _ in range(2)])
+    few = make_model(items_of(catalogue, device), catalogue.vocab_sizes, **BEST, full_softmax_items=10)
+    few.load_state_dict(model.state_dict())
+    assert few._item_table() is None
+    sampled = torch.stack([few(batch).parts["item_head"] for _ in range(2)])
     assert sampled[0] != sampled[1]
     close(sampled, full.expand(2), atol=0.05)
 
@@ -388,7 +390,7 @@ def test_the_mixture_in_the_trained_search_equals_the_formula_over_all_items(dev
     left = torch.tensor([19, 18, 19, 18], device=device)
     candidates = torch.tensor([[0, 1, 2, 4], [1, 2, 3, PAD], [19, 18, PAD, PAD], [PAD] * 4], device=device)
     masses = softmax_masses(candidates, torch.randn(4, 4, device=device), torch.zeros(4, device=device), left)
-    found = model.generate_next_sem_id(batch, items.trie, 20, seen, ranking=Mixture(items.trie, 0.6, masses, seen))
+    found = model.generate_next_sem_id(batch, items.trie, 20, seen, ranking=Mixture([(0.6, CandidateMasses(items.trie, masses, seen))]))
     shares, ids = scores_of_items(model, catalogue, batch).exp(), catalogue.ids()
     for row in range(4):
         q = torch.full((20,), masses.background[row].item(), device=device)

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from modules.runtime.config.main import ROOT
-from tests.runs import BF16, DECODER, RQVAE, RUN, USERS, interrupt_at, losses
+from tests.runs import BF16, DECODER, RQVAE, SASREC, USERS, interrupt_at, losses, run_sasrec
+from tests.runs import RUN as STAGES
 from tests.test_ranks_file import check_every_figure
 
 SHORT = {
     "rqvae": [*RQVAE, "iterations=120", "save_model_every=40", "log_every=1", "eval_every=40"],
     "decoder": [*DECODER, "iterations=60", "save_model_every=20", "full_eval_every=30", "partial_eval_every=20", "dropout_p=0.0"],
+    "sasrec": [*SASREC, "iterations=60", "save_model_every=20", "full_eval_every=30", "partial_eval_every=20", "dropout_p=0.0"],
 }
+RUN, SCRIPT = STAGES | {"sasrec": run_sasrec}, {"rqvae": "train_rqvae.py"}
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -28,7 +31,7 @@ LAUNCHERS = {
 
 def launch(stage: str, data: Path, root: Path, launcher: str, *overrides: str, stop_at: int | None = None, bf16: str | None = None):
     """Starts two processes of a script, or ends them by SIGTERM in the update ``stop_at``; ``bf16`` is as in tests/startup."""
-    script = [f"train_{stage}.py"] if stop_at is None else ["-m", "tests.stop_at", str(stop_at), stage]
+    script = [SCRIPT.get(stage, "train_decoder.py")] if stop_at is None else ["-m", "tests.stop_at", str(stop_at), stage]
     command = [sys.executable, *LAUNCHERS[launcher], *script, f"configs/{stage}_amazon.gin", *places(stage, data, root)]
     return start([*command, *SHORT[stage], *overrides], **({} if bf16 is None else {"TESTS_BF16": bf16}))
 
@@ -67,7 +70,7 @@ def compare(stage: str, one: Path, other: Path) -> None:
     """Asserts the same losses within fp32 noise, and the same metrics."""
     assert apart(one, other) < 1e-5
     left, right = (json.loads((folder / "beauty" / "metrics.json").read_text()) for folder in (one, other))
-    if stage == "decoder":
+    if stage != "rqvae":
         for part in ("validation", "test"):
             assert left[part].keys() == right[part].keys()
             for row in left[part]:
@@ -79,12 +82,15 @@ def compare(stage: str, one: Path, other: Path) -> None:
         assert left["reconstruction_loss"] == pytest.approx(right["reconstruction_loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize(("stage", "launcher"), [("rqvae", "torchrun"), ("decoder", "torchrun"), ("decoder", "accelerate")])
+@pytest.mark.parametrize(
+    ("stage", "launcher"), [("rqvae", "torchrun"), ("decoder", "torchrun"), ("decoder", "accelerate"), ("sasrec", "torchrun")]
+)
 def test_two_processes_give_the_losses_and_metrics_of_one(stage: str, launcher: str, trained: Path, single, tmp_path: Path) -> None:
     done = launch(stage, trained, tmp_path, launcher)
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
     assert done.stdout.count("saved    ") == 1
+    assert stage == "rqvae" or "find_unused_parameters" not in done.stderr  # it has none to look for
     compare(stage, single[stage], tmp_path)
 
 

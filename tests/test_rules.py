@@ -54,3 +54,29 @@ def test_what_the_model_s_shape_refuses_is_told_with_the_rest():
     assert "train.dataset_split is 'x'" in split
     assert "train.position = 'learned'" in position
     assert "cannot be split over train.attn_heads = 7" in heads
+
+
+def test_options_that_sasrec_does_not_read_are_refused_in_one_sentence():
+    given = {"model": "sasrec", "attn_heads": 2}
+    assert DecoderOptions(**given).sasrec.num_heads == 2
+    assert DecoderOptions(**given, beam_size=50, vae_n_layers=None).unread() == []
+    with pytest.raises(UserError) as error:
+        DecoderOptions(**given, beam_size=20, memory_weight=0.5, node_embeddings=True, vae_n_layers=3)
+    (sentence,) = error.value.args
+    names = "train.node_embeddings, train.vae_n_layers, train.beam_size, train.memory_weight"
+    assert sentence == f"train.model = 'sasrec' does not read {names}; remove the lines"
+    with pytest.raises(UserError, match=r"train\.decoder_embed_dim = 128 cannot be split over train\.attn_heads = 7"):
+        DecoderOptions(model="sasrec", attn_heads=7)
+
+
+def test_every_option_that_fills_the_decoder_alone_is_said_to_be_tiger_s():
+    """Else it would be ignored in silence."""
+    declared = {name: option.metadata for name, option in DecoderOptions.__dataclass_fields__.items()}
+    read = {"decoder_embed_dim", "attn_heads", "attn_layers", "decoder_ff_dim", "dropout_p", "max_seq_len", "text_projection"}
+    read |= {"full_softmax_items", "sampled_items"}
+    fills = {name for name, metadata in declared.items() if (metadata["sets"] or name) in DecoderOptions().decoder.__dataclass_fields__}
+    assert {name for name in fills if not declared[name]["only"]} == read
+
+
+def test_cut_offs_beyond_the_beams_of_tiger_are_no_mistake():
+    assert DecoderOptions(model="sasrec", attn_heads=2, top_k_eval_list=(10, 100)).top_k_eval_list == (10, 100)

@@ -14,7 +14,8 @@ from data.processed import SeqData
 from data.schemas import PAD
 from modules.beam_search import SearchResult
 from modules.runtime.runs.hub import from_pretrained, save_pretrained
-from modules.runtime.runs.searcher import Searcher, recent_items
+from modules.runtime.runs.recommender import recent_items
+from modules.runtime.runs.searcher import Searcher
 from modules.runtime.runs.stage2_run import Retriever, SearchSettings, load_retriever, load_search, record_search
 from modules.tokenizer.semids import SemanticIdTokenizer
 from tests.runs import BF16, ITEMS, USERS, run_decoder

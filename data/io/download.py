@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from data.io.files import UNWRITABLE
+from data.io.progress import progress
 from data.schemas import UserError
 
 log = logging.getLogger("tiger.data")
@@ -50,8 +51,6 @@ def fetch(url: str, target: Path, ways: str, md5_url: str | None = None) -> None
 
 
 def _receive(url: str, part: Path) -> None:
-    from tqdm import tqdm
-
     begun = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
     try:
@@ -66,7 +65,7 @@ def _receive(url: str, part: Path) -> None:
             begun = 0
         length = answer.headers.get("Content-Length")
         total = begun + int(length) if length and length.isdigit() else None
-        bar = tqdm(total=total, initial=begun, unit="B", unit_scale=True, desc=part.stem, mininterval=1.0)
+        bar = progress(total=total, initial=begun, unit="B", unit_scale=True, desc=part.stem)
         with bar, part.open("ab" if begun else "wb") as file:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)

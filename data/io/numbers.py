@@ -34,7 +34,7 @@ def parse_numbers(table: Table, name: str, whole: bool = False) -> "pl.Series":
     elif kind == pl.Decimal:
         column = column.cast(pl.Float64)
     elif not kind.is_numeric():
-        raise UserError(f"{table.path}: {name} holds {kind}; expected numbers; mend the file")
+        raise UserError(f"{table.path}: {name} holds {kind}; expected numbers{' or dates' if name in MOMENTS else ''}; mend the file")
     if kind in (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32) and column.null_count() == 0:
         return column
     number = f"{'whole ' if whole else ''}number"

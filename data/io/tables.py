@@ -110,10 +110,19 @@ NEWLINE = b"\n"
 
 def not_utf8(place: str, expected: str) -> UserError:
     """The error for text in another encoding."""
-    return UserError(f"{place} is not UTF-8; expected {expected} in UTF-8; convert it")
+    return UserError(f"{place} is not UTF-8; expected {expected} in UTF-8; convert it, or of your own files set train.encoding")
 
 
-def read_lines(path: Path, separator: str, needed: Sequence[str], expected: str, encoding: str = "utf-8-sig", header: bool = True) -> Table:
+def read_lines(
+    path: Path,
+    separator: str,
+    needed: Sequence[str],
+    expected: str,
+    encoding: str = "utf-8-sig",
+    header: bool = True,
+    text: str | None = None,
+    named: Sequence[str] = (),
+) -> Table:
     """Reads lines of fields without quotes as text columns.
 
     Args:
@@ -123,6 +132,8 @@ def read_lines(path: Path, separator: str, needed: Sequence[str], expected: str,
         expected: says in errors what the file should be.
         encoding: "latin-1" refuses nothing.
         header: the first line has the columns' names, with or without RecBole's types behind them.
+        text: what the file holds; None: read it.
+        named: stand for the names on the first line.
 
     Raises:
         UserError: no such file, another encoding, a header that lacks a column, or a line with another number of fields.
@@ -130,14 +141,14 @@ def read_lines(path: Path, separator: str, needed: Sequence[str], expected: str,
     import polars as pl
 
     check_file(path, expected)
-    text = decode(path, encoding, expected)
+    text = decode(path, encoding, expected) if text is None else text
     if not text.strip():
         raise UserError(f"{path} is empty; expected {expected}; fetch or write it again")
     lines = text.removesuffix("\n").split("\n")
     names = list(needed)
     if header:
         first = lines.pop(0)
-        names = [TYPED.sub("", field).strip() for field in first.removesuffix("\r").split(separator)]
+        names = list(named) or [TYPED.sub("", field).strip() for field in first.removesuffix("\r").split(separator)]
         check_header(path, names, needed, expected, separator in first)
         if not lines:
             raise UserError(f"{path} has a header and no rows; expected {expected}, one line for each row")

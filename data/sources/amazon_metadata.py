@@ -5,7 +5,6 @@ Literals are parsed, never evaluated. A line is decoded only if its item is want
 
 import ast
 import gzip
-import html
 import json
 import re
 import warnings
@@ -16,8 +15,8 @@ from typing import NamedTuple
 
 from data.corpus import Catalogue
 from data.io.tables import check_file
-from data.io.text import field_text, usable_id
-from data.item_text import item_text
+from data.io.text import usable_id
+from data.item_text import clean, item_text
 from data.schemas import UserError
 
 MAX_LINE = 1 << 24
@@ -44,7 +43,7 @@ def read_literals(path: Path, wanted: Collection[str] | None) -> Iterator[Entry]
     """Yields the items of a file of Python literals, 2014's layout.
 
     Args:
-        path: gzipped.
+        path: gzipped if it ends in .gz.
         wanted: their asins; None: all.
 
     Raises:
@@ -87,42 +86,38 @@ def read_json(path: Path, wanted: Collection[str] | None) -> Iterator[Entry]:
             yield _entry(key, entry.get("title"), entry.get("store"), entry.get("categories"), entry.get("price"))
 
 
-def describe(keys: Sequence[str], entries: Iterable[Entry]) -> Catalogue:
-    """Returns the items of ``keys`` with what the entries say of them; the last entry of an item counts."""
+def describe(path: Path, keys: Sequence[str], entries: Iterable[Entry]) -> tuple[Catalogue, list[str]]:
+    """Returns the items of ``keys`` with what the entries of ``path`` say of them, and a note where some stand there more than once.
+
+    The last entry of an item counts.
+    """
     rows = {key: row for row, key in enumerate(keys)}
     titles, texts, categories = ([""] * len(keys) for _ in range(3))
+    times = [0] * len(keys)
     for entry in entries:
         row = rows[entry.key]
         titles[row], texts[row], categories[row] = entry[1:]
-    return Catalogue(keys, titles, texts, categories)
+        times[row] += 1
+    again = sum(count > 1 for count in times)
+    notes = [f"{path}: {again:,} of {len(keys):,} items stand there more than once; the last entry of each counts"] if again else []
+    return Catalogue(keys, titles, texts, categories), notes
 
 
 def _entry(key: str, title: object, brand: object, categories: object, price: object) -> Entry:
-    shown, made, path = (field_text(_unescaped(value)) for value in (title, brand, categories))
-    fields = [
-        ("Title", shown),
-        ("Brand", "" if made.lower() == "unknown" else made),
-        ("Categories", path),
-        ("Price", price),
-    ]
+    shown, made, path, costs = map(clean, (title, brand, categories, price))
+    fields = [("Title", shown), ("Brand", "" if made.lower() == "unknown" else made), ("Categories", path), ("Price", costs)]
     steps = categories[:DEPTH] if isinstance(categories, list) else []
-    return Entry(key, shown, item_text(fields), " > ".join(field_text(_unescaped(name)) for name in steps))
-
-
-def _unescaped(value: object) -> object:
-    """Without HTML's entities, which may stand for control characters and so go before those."""
-    if isinstance(value, list):
-        return [_unescaped(part) for part in value]
-    return html.unescape(value) if isinstance(value, str) else value
+    return Entry(key, shown, item_text(fields), " > ".join(text for text in map(clean, steps) if text))
 
 
 def _entries(path: Path, parse: Callable[[int, bytes], Mapping[str, object] | None], line_is: str) -> Iterator[Mapping[str, object]]:
-    check_file(path, f"a gzip file with {line_is} a line")
+    zipped = path.suffix == ".gz"
+    check_file(path, f"a {'gzip ' if zipped else ''}file with {line_is} a line")
     number = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # titles with stray backslashes are literals all the same
         try:
-            with gzip.open(path, "rb") as file:
+            with gzip.open(path, "rb") if zipped else path.open("rb") as file:
                 while line := file.readline(MAX_LINE):
                     number += 1
                     entry = parse(number, line.strip())

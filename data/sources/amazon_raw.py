@@ -1,11 +1,12 @@
 """Amazon's raw files, any category: reviews of 2014 and of 2023 with their metadata.
 
     2014   <folder>/raw/reviews_<Category>_5.json.gz   one JSON object a line: reviewerID, asin, unixReviewTime, overall
-           or  ratings_<Category>.csv                  user,item,rating,timestamp without a header
+           or  ratings_<Category>.csv                  user,item,rating,timestamp without a header (2023: <Category>.csv with one)
            <folder>/raw/meta_<Category>.json.gz        one Python literal a line, parsed and never run
     2023   <folder>/raw/<Category>.jsonl.gz            user_id, parent_asin, timestamp in milliseconds, rating
            <folder>/raw/meta_<Category>.jsonl.gz       parent_asin, title, store, categories, price
 
+All of them may lie there without their .gz; the csv of 2023 also with one.
 The ``_5`` files are 5-cores already; everything else wants ``train.k_core = 5``. Ties in time keep the order of the file. Items stand in
 the order of their ids, which says nothing about time. Without a metadata file an item's id is all that is known of it.
 """
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from data.corpus import LoadedCorpus
 from data.corpus_cache import cached_corpus, corpus_path
 from data.filters import Filters, codes_of, drop_cold, finish, keep_interactions
+from data.io.content import read_content, read_head
 from data.io.csv_file import read_csv
 from data.io.download import fetch
 from data.io.files import raw_fingerprint
 from data.io.json_lines import read_json_lines
 from data.io.numbers import parse_numbers
-from data.io.tables import bad_ids, refuse
+from data.io.sniff import sniff
+from data.io.tables import bad_ids, check_header, refuse
 from data.item_text import TEMPLATE_VERSION
 from data.schemas import UserError
 from data.sources.amazon_metadata import Entry, describe, read_json, read_literals
@@ -31,7 +34,7 @@ from data.sources.amazon_metadata import Entry, describe, read_json, read_litera
 if TYPE_CHECKING:
     import polars as pl
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Raise it when the same raw files would give another corpus."""
 
 
@@ -39,7 +42,7 @@ class Edition(NamedTuple):
     """How one edition calls things."""
 
     reviews: tuple[str, ...]  # file names, of which the first that is there is read
-    metadata: str
+    metadata: tuple[str, ...]  # likewise
     urls: tuple[str, str]  # where the first of the reviews and the metadata are published
     columns: tuple[str, str, str, str]  # user, item, time and rating in the reviews
     ticks: int  # of a second
@@ -49,15 +52,15 @@ SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 MCAULEY = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw"
 EDITIONS = {
     2014: Edition(
-        ("reviews_{}_5.json.gz", "reviews_{}.json.gz", "ratings_{}.csv"),
-        "meta_{}.json.gz",
+        ("reviews_{}_5.json.gz", "reviews_{}_5.json", "reviews_{}.json.gz", "reviews_{}.json", "ratings_{}.csv"),
+        ("meta_{}.json.gz", "meta_{}.json"),
         (SNAP, SNAP),
         ("reviewerID", "asin", "unixReviewTime", "overall"),
         1,
     ),
     2023: Edition(
-        ("{}.jsonl.gz",),
-        "meta_{}.jsonl.gz",
+        ("{}.jsonl.gz", "{}.jsonl", "{}.csv.gz", "{}.csv"),
+        ("meta_{}.jsonl.gz", "meta_{}.jsonl"),
         (f"{MCAULEY}/review_categories", f"{MCAULEY}/meta_categories"),
         ("user_id", "parent_asin", "timestamp", "rating"),
         1000,
@@ -89,8 +92,9 @@ def load_amazon_raw(folder: Path, year: int, category: str, filters: Filters, fo
 def find_raw_files(raw: Path, year: int, category: str) -> tuple[Path, Path]:
     """Returns reviews and metadata of a category, both downloaded where the reviews are missing; the metadata may be missing then."""
     edition = EDITIONS[year]
-    names, metadata = [name.format(category) for name in edition.reviews], raw / edition.metadata.format(category)
-    there = next((raw / name for name in names if (raw / name).exists()), None)
+    names, described = ([name.format(category) for name in kind] for kind in (edition.reviews, edition.metadata))
+    there, metadata = (next((raw / name for name in kind if (raw / name).exists()), None) for kind in (names, described))
+    metadata = metadata or raw / described[0]
     begun = metadata.with_name(f"{metadata.name}.part").exists()
     if there and not begun:
         return there, metadata
@@ -118,7 +122,8 @@ def read_amazon_raw(reviews: Path, metadata: Path, year: int, filters: Filters) 
         names = [names[row] for row in rows.tolist()]
         entries = read_metadata(metadata, set(names)) if metadata.exists() else []
     notes = [] if metadata.exists() else [f"{metadata} is missing: only the ids of the items are known"]
-    return finish(str(metadata), describe(names, entries), kept, notes)
+    catalogue, repeated = describe(metadata, names, entries)
+    return finish(str(metadata), catalogue, kept, [*notes, *repeated])
 
 
 def _read_reviews(path: Path, edition: Edition, rated: bool) -> "pl.DataFrame":
@@ -127,12 +132,20 @@ def _read_reviews(path: Path, edition: Edition, rated: bool) -> "pl.DataFrame":
 
     roles = ("user", "item", "time", *(["rating"] if rated else []))
     types = dict(zip(roles, (pl.String, pl.String, pl.Int64, pl.Float64)))
-    if path.suffix == ".csv":
+    called = dict(zip(edition.columns, types.values()))
+    if path.suffix == ".csv" and edition.ticks == 1:
         expected = "Amazon's user,item,rating,timestamp without a header"
         table = read_csv(path, ("user", "item", "rating", "time"), expected, types, header=False)
+    elif ".csv" in path.suffixes:
+        expected = "Amazon's user_id,parent_asin,rating,timestamp"
+        content = read_content(path, expected)
+        layout = sniff(read_head(path, content), ",", quoted=True)
+        check_header(path, layout.names, tuple(called), expected)
+        table = read_csv(path, (), expected, called, layout=layout, content=content)
+        refuse(sentence for name in called for sentence in table.first(pl.col(name).is_null(), f"has no {name}; mend the line"))
     else:
-        table = read_json_lines(path, dict(zip(edition.columns, types.values())), "Amazon's reviews, one JSON object a line")
-        table = table.with_frame(table.frame.rename(dict(zip(edition.columns, roles))))
+        table = read_json_lines(path, called, "Amazon's reviews, one JSON object a line")
+    table = table.with_frame(table.frame.rename(dict(zip(edition.columns, roles)), strict=False))
     refuse([*bad_ids(table, "user"), *bad_ids(table, "item")])
     if rated:
         parse_numbers(table, "rating")

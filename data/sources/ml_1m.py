@@ -19,7 +19,7 @@ from data.item_text import TEMPLATE_VERSION
 from data.sources.movielens import describe_movies, fetch_archive
 from data.sources.registry import DataConfig, Source
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Raise it when the same raw files would give another corpus."""
 
 SPLIT = "ml-1m"

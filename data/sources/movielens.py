@@ -8,7 +8,7 @@ from typing import NamedTuple
 from data.io.download import fetch
 from data.io.text import field_text
 from data.io.zip_archive import extract_members
-from data.item_text import item_text
+from data.item_text import clean, item_text
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 YEAR = re.compile(r"(.*\S)\s*\((\d{4})(?:\s*[-\N{EN DASH}]\s*(?:\d{4})?)?\)\s*", re.DOTALL)
@@ -55,7 +55,7 @@ def describe_movies(titles: Sequence[str], genres: Sequence[str]) -> Movies:
         genres: [I] joined by ``|``.
     """
     shown, texts, categories = [], [], []
-    for title, listed in zip(map(field_text, titles), genres):
+    for title, listed in zip(map(clean, titles), genres):
         dated = YEAR.fullmatch(title)
         name, year = dated.groups() if dated else (title, "")
         kinds = [] if listed == NO_GENRES else listed.split("|")

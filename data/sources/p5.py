@@ -28,7 +28,7 @@ from data.sources.amazon_metadata import describe, read_literals
 from data.sources.registry import DataConfig, RecDataset, data_mistakes
 
 SEQUENCES, MAPS, METADATA = FILES = ("sequential_data.txt", "datamaps.json", "meta.json.gz")
-PARSER_VERSION = 3
+PARSER_VERSION = 4
 """Raise it when the same raw files would give another corpus."""
 
 P5_URL = "https://drive.usercontent.google.com/download?id=1qGxgmx7G_WB7JE4Cn_bEcZ_o_NAJLE3G&confirm=t"
@@ -99,9 +99,10 @@ def read_p5(folder: Path) -> LoadedCorpus:
     item_keys, users = _read_maps(folder / MAPS)
     user_keys, histories = _read_sequences(folder / SEQUENCES, users, len(item_keys))
     path = folder / METADATA
-    items, notes = finish_items(str(path), describe(item_keys, read_literals(path, set(item_keys))))
+    described, repeated = describe(path, item_keys, read_literals(path, set(item_keys)))
+    items, notes = finish_items(str(path), described)
     keys, titles, texts, categories = map(list, items)
-    return LoadedCorpus(Corpus(keys, titles, texts, categories, user_keys, histories), notes)
+    return LoadedCorpus(Corpus(keys, titles, texts, categories, user_keys, histories), [*repeated, *notes])
 
 
 def _read_maps(path: Path) -> tuple[list[str], dict[int, str]]:

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from data.corpus import LoadedCorpus
 from data.filters import Filters
@@ -33,7 +33,8 @@ class RecDataset(Enum):
 class DataConfig:
     """Which data: a source, the folder it lies in, one split of it (for CUSTOM the files' name), and what of it is kept.
 
-    ``None`` stands for the source's own default. ``columns`` are "role=name" for CUSTOM, as ``data.custom`` reads them.
+    ``None`` stands for the source's own default. ``columns`` are "role=name" for CUSTOM, as ``data.custom`` reads them; so are
+    ``unlisted_items``, what becomes of interactions with items that no row describes, and the ``encoding`` of text files.
     """
 
     dataset: RecDataset
@@ -45,6 +46,8 @@ class DataConfig:
     max_history: int | None = None  # 0 keeps all
     cold_items: bool | None = None
     columns: tuple[str, ...] = ()
+    unlisted_items: Literal["refuse", "drop", "keep"] = "refuse"
+    encoding: str = "utf-8"
 
 
 class Prepared(NamedTuple):
@@ -105,8 +108,23 @@ def data_mistakes(config: DataConfig, suggest: Callable[[str, Sequence[str]], st
             if getattr(config, parameter):
                 needs = f"needs raw interactions, and train.dataset {name} is {by}'s finished {kind}"
                 yield f"train.{parameter} {needs}; leave it out or take {raw}"
-    if config.columns and not source.takes_columns:
+    if source.takes_columns:
+        if not known_encoding(config.encoding):
+            yield f"train.encoding is {config.encoding!r}; expected one that Python knows, such as utf-8, cp1252, gbk or shift_jis"
+        return
+    if config.columns:
         yield f"train.columns names the columns of your own files and train.dataset is {name}; leave it out or set CUSTOM"
+    for parameter, default in (("unlisted_items", "refuse"), ("encoding", "utf-8")):
+        if getattr(config, parameter) != default:
+            yield f"train.{parameter} is for your own files and train.dataset is {name}; leave it out or set CUSTOM"
+
+
+def known_encoding(name: str) -> bool:
+    """Is it the name of an encoding of text?"""
+    try:
+        return isinstance("text".encode(name), bytes)
+    except (LookupError, UnicodeError, ValueError):
+        return False
 
 
 def time_mistakes(config: DataConfig) -> Iterator[str]:

@@ -62,6 +62,9 @@ class ItemTokenizer(nn.Module, ABC):
         n_cat_feats: features at the end of the input that are categorical (see InputNormalizer).
     """
 
+    reads_vectors = True
+    """Do the codes depend on the items' embeddings at all?"""
+
     def __init__(self, config: TokenizerConfig, n_cat_feats: int = 0) -> None:
         super().__init__()
         self.config = config

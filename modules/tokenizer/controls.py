@@ -57,6 +57,7 @@ class RandomCodes(DirectTokenizer):
     """Codes that say nothing of the item: uniform, by its row, whatever its embedding (TIGER, section 4.2)."""
 
     learns = False
+    reads_vectors = False
     draw_seed: Tensor
 
     def __init__(self, config: DirectConfig) -> None:

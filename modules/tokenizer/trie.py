@@ -68,6 +68,9 @@ class PrefixTrie(nn.Module):
         self.register_buffer("item_position", position.int(), persistent=False)
         self.widest = tuple(widest)
         """Largest number of children of a node at each depth 0..C-1, then the largest number of items in a leaf."""
+        counts = (self.item_range(depth, torch.arange(self.num_nodes(depth), device=items.device)) for depth in range(1, self.depth + 1))
+        self.most_items = (self.num_items, *(int((end - start).max()) for start, end in counts))
+        """Largest number of items below a node at each depth 0..C."""
 
     def _offsets(self, depth: int) -> Tensor:
         return self.get_buffer(f"offsets_{depth}")

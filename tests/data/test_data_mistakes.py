@@ -144,6 +144,46 @@ def broken(value: float) -> np.ndarray:
     return array
 
 
+def times(content: bytes, how: Callable[[int], object]) -> bytes:
+    """Interactions with other times; ``how`` is given the number of the row."""
+    first, *rows = content.decode().splitlines()
+    changed = [f"{row.rpartition(',')[0]},{how(number)}" for number, row in enumerate(rows)]
+    return "\n".join([first, *changed, ""]).encode()
+
+
+def two_units(content: bytes) -> bytes:
+    return times(content, lambda row: (1_600_000_000 + row) * (1000 if row % 2 else 1))
+
+
+def slashes(content: bytes) -> bytes:
+    return times(content, lambda row: "1/2/2020")
+
+
+def milliseconds(content: bytes) -> bytes:
+    return times(content, lambda row: (1_600_000_000 + row) * 1000)
+
+
+def one_moment(content: bytes) -> bytes:
+    return times(content, lambda row: 1_600_000_000)
+
+
+def iso(content: bytes) -> bytes:
+    return times(content, lambda row: f"2020-09-23 20:{row // 60 % 60:02}:{row % 60:02}")
+
+
+def headless(content: bytes) -> bytes:
+    return content.partition(b"\n")[2]
+
+
+def untimed(content: bytes) -> bytes:
+    return b"".join(row.rpartition(b",")[0] + b"\n" for row in content.splitlines())
+
+
+def fractions(content: bytes) -> bytes:
+    first, *rows = content.decode().splitlines()
+    return "\n".join([first, *(row.rpartition(",")[0] + ".0,1" for row in rows), ""]).encode()
+
+
 EVIL = "__import__('os').system('touch ran')"
 RATINGS, MOVIES = "ml-1m/ratings.dat", "ml-1m/movies.dat"
 RATINGS_CSV, MOVIES_CSV = "ml-latest-small/ratings.csv", "ml-latest-small/movies.csv"
@@ -222,10 +262,22 @@ MISTAKES = [
     Mistake("AMAZON_2023", "code in the metadata", add(META_2023, f'{{"parent_asin": {EVIL}}}'), (f"{META_2023}:21 is not JSON",)),
     Mistake("CUSTOM csv", "empty file", put(ROWS, b""), ("mine.interactions.csv is empty",)),
     Mistake("CUSTOM csv", "directory instead of a file", directory(ROWS), ("mine.interactions.csv is a directory",)),
-    Mistake("CUSTOM csv", "wrong delimiter", swap(ROWS, ",", ";"), ("mine.interactions.csv:1 has no column for the user",)),
-    Mistake("CUSTOM csv", "missing column", swap(ROWS, "timestamp", "when", 1), ("no column for the timestamp", "train.columns")),
+    Mistake("CUSTOM csv", "no delimiter", swap(ROWS, ",", "&"), ("mine.interactions.csv:1 has no column for the user",)),
+    Mistake("CUSTOM csv", "missing column", swap(ROWS, "timestamp", "when", 1), ("no column for the timestamp", "timestamp=when")),
     Mistake("CUSTOM csv", "named column that is not there", nothing, ("has no column named uid",), ('columns=["user=uid"]',)),
     Mistake("CUSTOM csv", "unknown role", nothing, ("'person=uid'", "role=name"), ('columns=["person=uid"]',)),
+    Mistake("CUSTOM csv", "no header", edit(ROWS, headless), ("mine.interactions.csv:1 has no header", "u1, i", '"user=1", "item=2"')),
+    Mistake("CUSTOM csv", "seconds and milliseconds", edit(ROWS, two_units), ("in milliseconds", "in seconds", "timestamp has two units")),
+    Mistake("CUSTOM csv", "dates of another form", edit(ROWS, slashes), ("'1/2/2020'", "no date such as 2020-09-23 20:53:45")),
+    Mistake(
+        "CUSTOM csv", "ids with a fraction", edit(ROWS, fractions), (ROWS, ".0', where mine.items.csv has ids like 'i1'; they differ in a")
+    ),
+    Mistake("CUSTOM csv", "unknown encoding", nothing, ("train.encoding is 'utf-9'",), ("encoding=utf-9",)),
+    Mistake(
+        "CUSTOM csv", "sequences with a user twice", replaced(ROWS, "mine.txt", b"u1 i1 i2\nu1 i3 i4 i5\n"), ("mine.txt:2 has a user who",)
+    ),
+    Mistake("CUSTOM csv", "JSON of another shape", replaced(ROWS, "interactions.json", b'{"u1": "i1"}'), ("is JSON of another shape",)),
+    Mistake("CUSTOM csv", "truncated gzip", replaced(ROWS, f"{ROWS}.gz", gzip.compress(b"user,item")[:-4]), ("not a complete gzip file",)),
     Mistake("CUSTOM csv", "too many fields", add(ROWS, "u1,i1,5,5"), ("mine.interactions.csv:", "has 4 fields, not 3")),
     Mistake("CUSTOM csv", "non-numeric time", add(ROWS, "u1,i1,soon"), ("mine.interactions.csv:", "a timestamp that is no number")),
     Mistake("CUSTOM csv", "infinite time", add(ROWS, "u1,i1,inf"), ("mine.interactions.csv:", "a timestamp that is no number")),
@@ -241,8 +293,10 @@ MISTAKES = [
     Mistake("CUSTOM csv", "two files of a kind", put("interactions.csv", b"user,item,timestamp\n"), ("both there",)),
     Mistake("CUSTOM csv", "damaged parquet", replaced(THINGS, "mine.items.parquet", b"PAR1"), ("mine.items.parquet is not a parquet",)),
     Mistake("CUSTOM csv", "damaged jsonl", replaced(THINGS, "items.jsonl", b'{"item": "i1"}\n{"item'), ("items.jsonl:2 is not JSON",)),
-    Mistake("CUSTOM csv", "missing file", lambda folder: (folder / "raw" / THINGS).unlink(), ("mine.item not found", "put them there")),
-    Mistake("CUSTOM atomic", "wrong delimiter", swap(INTER, "\t", ","), ("mine.inter:1 has no column for the user",)),
+    Mistake(
+        "CUSTOM csv", "missing file", lambda folder: (folder / "raw" / ROWS).unlink(), ("no interactions.csv", THINGS, "put them there")
+    ),
+    Mistake("CUSTOM atomic", "no delimiter", swap(INTER, "\t", "&"), ("mine.inter:1 has no column for the user",)),
     Mistake("CUSTOM atomic", "missing field", add(INTER, "u1\t1\t4"), ("mine.inter:", "does not have 4 tab-separated fields")),
     Mistake("CUSTOM atomic", "NaN rating", add(INTER, "u1\t1\tnan\t5"), ("mine.inter:", "a rating that is no number")),
     Mistake("CUSTOM atomic", "Latin-1", add(ITEM, b"99\tCaf\xe9\t1999\tDrama"), ("mine.item:22 is not UTF-8",)),
@@ -297,6 +351,23 @@ def test_bad_input_is_one_sentence_and_exit_code_2_and_leaves_nothing(mistake: M
         assert not (tmp_path / "processed").is_dir() or list((tmp_path / "processed").iterdir()) == []
 
 
+def gzipped(path: Path) -> None:
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+
+
+def addressed(content: bytes) -> bytes:
+    first, *rows = content.splitlines()
+    return b"\n".join([first + b",url", *(row + b",http://a.example/1.jpg" for row in rows), b""])
+
+
+def split_in_parts(folder: Path) -> None:
+    first, *rows = (folder / "raw" / ROWS).read_text().splitlines()
+    (folder / "raw" / ROWS).unlink()
+    for name, part in (("train", rows[:-9]), ("test", rows[-9:])):
+        (folder / "raw" / f"{name}.csv").write_text("\n".join([first, *part, ""]))
+
+
 class Mended(NamedTuple):
     """What is repaired or let be, and the words of the note; none where nothing needs to be said."""
 
@@ -324,9 +395,25 @@ MENDED = [
     Mended("AMAZON_2014", "item without metadata", add(REVIEWS, GOOD_REVIEW.replace("B000000001", "B9")), ("have no text at all",)),
     Mended("AMAZON_2014", "no metadata", lambda folder: (folder / "raw" / META).unlink(), ("is missing: only the ids",)),
     Mended("AMAZON_2023", "extra keys", swap(REVIEWS_2023, '{"rating"', '{"votes": [1], "rating"')),
+    Mended("CUSTOM csv", "no times", edit(ROWS, untimed), ("no column holds times; the order of the file",)),
+    Mended("CUSTOM csv", "times in milliseconds", edit(ROWS, milliseconds), ("timestamp counts milliseconds and was read so",)),
+    Mended("CUSTOM csv", "ISO times", edit(ROWS, iso)),
+    Mended(
+        "CUSTOM csv", "one time for all", edit(ROWS, one_moment), ("100 % of interactions share their time with another of the same user",)
+    ),
+    Mended("CUSTOM csv", "semicolons", swap(ROWS, ",", ";")),
+    Mended("CUSTOM csv", "gzip", lambda folder: gzipped(folder / "raw" / ROWS)),
+    Mended("CUSTOM csv", "no file of items", lambda folder: (folder / "raw" / THINGS).unlink(), ("there is no file of items",)),
+    Mended(
+        "CUSTOM csv", "item row twice", edit(THINGS, lambda content: content + content.splitlines()[1]), ("1 rows repeat an earlier one",)
+    ),
+    Mended("CUSTOM csv", "column of addresses", edit(THINGS, addressed), ("made of title, shelf; left out: url (addresses)",)),
+    Mended("CUSTOM csv", "tags and a placeholder in a title", add(THINGS, "i99,<b>A</b> &amp; B,N/A")),
+    Mended("CUSTOM csv", "parts", split_in_parts, ("train.csv, test.csv were read as one",)),
     Mended("CUSTOM csv", "duplicate rows", add(ROWS, "u7,i1,5\nu7,i1,5"), ("1 rows repeat",)),
     Mended("CUSTOM csv", "empty title", add(THINGS, "i99,,"), ("1 of 21 items have no title", "1 of 21 items have no text")),
     Mended("CUSTOM csv", "control characters in a title", add(THINGS, "i99,A\x1b[2JB,1")),
+    Mended("CUSTOM atomic", "commas", swap(INTER, "\t", ",")),
     Mended("CUSTOM atomic", "CRLF", edit(INTER, lambda content: content.replace(b"\n", b"\r\n"))),
 ]
 

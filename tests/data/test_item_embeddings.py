@@ -99,14 +99,33 @@ def test_a_corrupt_embedding_cache_is_encoded_again(tmp_path, encoder, damage):
     assert encoder.loaded == 2
 
 
-def test_an_interrupted_encoding_leaves_nothing(tmp_path, encoder, monkeypatch):
+def test_an_interrupted_encoding_leaves_no_cache(tmp_path, encoder, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("data.io.files.os.fsync", stop)
     with pytest.raises(KeyboardInterrupt):
         embed_texts(["a"], "org/model", tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_an_interrupted_encoding_goes_on_with_the_parts_it_kept(tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr(data.item_embeddings, "AT_ONCE", 2)
+    texts, asked = ["a", "bbbb", "cc", "ddddd", "eee"], []
+    encode = encoder.encode
+
+    def third_time_interrupted(self, some, **options):
+        asked.append(some)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return encode(self, some, **options)
+
+    monkeypatch.setattr(encoder, "encode", third_time_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed_texts(texts, "org/model", tmp_path)
+    assert embed_texts(texts, "org/model", tmp_path).tolist() == [[len(text), 1] for text in texts]
+    assert asked == [["ddddd", "bbbb"], ["eee", "cc"], ["a"], ["a"]]  # the longest first
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
 @pytest.mark.parametrize("model", ["org/absent", "./absent", "some/folder/absent", "/nowhere/absent"])

@@ -19,7 +19,7 @@ from data.io.zip_archive import extract_members
 from data.item_embeddings import load_embeddings
 from data.schemas import UserError
 from data.sources.amazon_raw import read_amazon_raw
-from data.sources.custom import Files, load_custom, read_custom
+from data.sources.custom import Files, Reading, load_custom, read_custom
 from data.sources.ml_1m import read_ml1m
 from data.sources.ml_32m import read_ml32m
 from data.sources.p5 import read_p5
@@ -80,6 +80,24 @@ PARSERS["custom jsonl"] = (
     },
     lambda folder, filters: read_custom(Files(folder / "a.jsonl", folder / "b.jsonl"), filters),
 )
+
+THINGS = "item,title,url\n1,Soap &amp; Co,http://a\n2,<b>Oil</b>,http://b\n"
+OTHERS = {
+    "semicolons": ("csv", '"user";"item";"timestamp"\n"ann";"1";"2020-01-01"\n"bo \\"x\\"";"2";"2020-01-02 10:00:00"\n'),
+    "row names": ("tsv", "user\titem\ttimestamp\n1\tann\t1\t1600000000\n2\tbob\t2\t1600000001\n"),
+    "sequences": ("txt", "ann 1 2\nbob 2 1 2\n"),
+    "pairs": ("txt", "ann 1\nbob 2\nann 2\n"),
+    "map": ("json", '{"ann": [1, 2], "bob": [2, 1, 2]}'),
+    "objects": ("json", '[{"user": "ann", "item": 1, "timestamp": 5}, {"user": "bob", "item": "2", "timestamp": 1.5}]'),
+    "lists": ("jsonl", '{"user": "ann", "items": ["1", "2"], "timestamps": [5, 6]}\n{"user": "bob", "items": ["2"], "timestamps": [7]}\n'),
+    "gzip": ("csv.gz", "user,item\nann,1\nann,2\nbob,2\n"),
+    "wide": ("csv", "\ufeffuser\titem\ttimestamp\nann\t1\t1600000000000\nbob\t2\t1600000000001\n"),
+}
+for name, (ending, rows_of) in OTHERS.items():
+    PARSERS[f"custom {name}"] = (
+        {f"a.{ending}": rows_of, "b.csv": THINGS},
+        lambda folder, filters, first=f"a.{ending}": read_custom(Files(folder / first, folder / "b.csv"), filters, Reading({}, "keep")),
+    )
 
 PIECES = [
     b"", b"\n", b"\r\n", b",", b"::", b"\t", b" ", b'"', b"'", b"\\", b"\x00", b"\xff", b"\xc3", b"\xef\xbb\xbf", b"\x1b[2J", b"nan",

@@ -1,9 +1,22 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data.corpus import Corpus
 from data.schemas import UserError
-from data.splits import Targets, TimeSplit, check_no_leak, leave_one_out, split_by_time, split_hash, time_bounds
+from data.splits import (
+    MetBefore,
+    Targets,
+    TimeSplit,
+    check_no_leak,
+    leave_one_out,
+    met_before,
+    part_mistakes,
+    split_by_time,
+    split_hash,
+    time_bounds,
+)
 from data.statistics import item_popularity, statistics
 from tests.synthetic import to_histories, to_lists
 
@@ -130,3 +143,39 @@ def test_moments_of_whole_seconds_are_compared_exactly():
     assert to_lists(split.train) == [[0, 1, 2, 3, 4]]
     assert split.items(split.validation).tolist() == [5]
     assert split.items(split.test).tolist() == [8]
+
+
+def test_targets_that_the_user_met_before_are_counted_by_part():
+    split = leave_one_out(to_histories([[1, 2, 1, 3], [4, 5, 6, 5], [7, 7, 7], [8, 9], [1, 2, 3]]))
+    assert met_before(split, "validation") == MetBefore("validation", 2, 4)  # 1 of the first user, the second 7
+    assert met_before(split, "test") == MetBefore("test", 2, 4)  # 5 and the third 7
+    told = met_before(split, "test").describe()
+    assert told.startswith(
+        "warning: 2 of 4 held-out items are in the user's own history and cannot be hit while train.filter_history = True"
+    )
+    assert MetBefore("test", 2, 100).describe().startswith("2 of 100 held-out items")
+    assert MetBefore("test", 0, 100).describe() == ""
+
+
+@given(st.lists(st.lists(st.integers(0, 4), max_size=7), min_size=1, max_size=8))
+def test_targets_met_before_agree_with_a_walk(users):
+    split = leave_one_out(to_histories(users))
+    for part, back in (("validation", 2), ("test", 1)):
+        expected = sum(items[-back] in items[:-back] for items in users if len(items) >= 3)
+        assert met_before(split, part).cases == expected
+
+
+def test_every_empty_part_is_told():
+    assert list(part_mistakes(leave_one_out(to_histories([[1, 2, 3, 4]])))) == []
+    assert [mistake.split(",")[0] for mistake in part_mistakes(leave_one_out(to_histories([[1, 2], [3, 4]])))] == [
+        "no user has three items"
+    ]
+    assert [mistake.split(",")[0] for mistake in part_mistakes(leave_one_out(to_histories([[1, 2, 3]])))] == [
+        "no user has two training items"
+    ]
+    assert len(list(part_mistakes(leave_one_out(to_histories([[1], [2]]))))) == 2
+    late = split_by_time(to_histories([[1, 2], [3, 4]]), TimeSplit(torch.tensor([1, 2, 3, 9]), 3, 8))
+    assert list(part_mistakes(late, by_time=True)) == [
+        "the validation part of train.split_by = 'time' is empty: no user has an item before the moment and one from it on; "
+        "move train.split_quantiles"
+    ]

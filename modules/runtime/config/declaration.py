@@ -20,7 +20,7 @@ T = TypeVar("T")
 Config = TypeVar("Config")
 
 
-def option(default: T, meaning: str, sets: str = "", path: bool = False, may_differ: bool = False) -> T:
+def option(default: T, meaning: str, sets: str = "", path: bool = False, may_differ: bool = False, only: str = "") -> T:
     """Declares an option of a script.
 
     Args:
@@ -29,8 +29,9 @@ def option(default: T, meaning: str, sets: str = "", path: bool = False, may_dif
         sets: the field of a config (of the model, of the data) that it fills, where that has another name; see ``filled``.
         path: two spellings may mean the same place.
         may_differ: a run may go on with another value of it.
+        only: the one kind of model that reads it; empty: all do.
     """
-    metadata = {"meaning": meaning, "sets": sets, "path": path, "may_differ": may_differ}
+    metadata = {"meaning": meaning, "sets": sets, "path": path, "may_differ": may_differ, "only": only}
     return field(default=default, metadata=metadata)
 
 

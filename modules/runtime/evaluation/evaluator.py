@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from data.io.progress import progress
 from data.processed import SeqData
 from data.schemas import PAD, SeqBatch
 from evaluate.evaluation import Evaluation, evaluate_lists, sample_table, slice_users
@@ -19,7 +19,6 @@ from evaluate.rankers import CodeRanker, Ranker, ScoredRanker, TrainedRanker
 from modules.runtime.evaluation.parallel_search import search_all
 from modules.runtime.runs.finished import open_finished
 from modules.runtime.runs.ranks_file import RankedUsers
-from modules.runtime.runs.searcher import Searcher
 from modules.runtime.training.processes import Ranks
 
 Part = Literal["validation", "test"]
@@ -108,7 +107,7 @@ class Evaluator:
         """
         finished = open_finished(run, device, dataset_folder, beam_size)
         protocol = Protocol(finished.filter_history, finished.cutoffs, batch_size or finished.batch_size, users, seed)
-        return cls(Searcher(finished.retriever), finished.sequences.data, protocol, split=finished.sequences.split)
+        return cls(finished.recommender, finished.sequences.data, protocol, split=finished.sequences.split)
 
     def _some_users(self, count: int) -> Tensor:
         users = self.data.split.validation.users
@@ -124,7 +123,7 @@ class Evaluator:
         """This process' batches; ``what`` is counted by a bar."""
         batches = list(self.data.eval_batches(part, self.protocol.batch_size, users))
         own = batches[self.ranks.index :: self.ranks.count]
-        for batch in tqdm(own, desc=f"{what}, {part}", disable=what is None or not self.ranks.main, mininterval=1.0):
+        for batch in progress(own, desc=f"{what}, {part}", disable=what is None or not self.ranks.main):
             self.pause()
             yield batch
 
@@ -161,7 +160,7 @@ class Evaluator:
             progress: show a bar.
             row: its name in the report, under which ``record`` gets the lists; None: they are not recorded.
         """
-        batches = self._batches(part, self.sample if sample else None, "beam search" if progress else None)
+        batches = self._batches(part, self.sample if sample else None, ranker.name if progress else None)
         lists, evaluation = self._lists(ranker, batches, filter_history), None
         if lists is not None:
             of_targets = ranker.tuples_of(lists.targets.to(self.device)).cpu() if isinstance(ranker, CodeRanker) else None

@@ -12,6 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from data.schemas import PAD, SeqBatch, UserError
+from evaluate.scorers import ScoreRanker
+from modules.runtime.evaluation.baselines import Untrained
+from modules.runtime.evaluation.evaluator import Evaluator
+from modules.runtime.training.device import memory_advice
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,34 @@ class LightGCNScores(nn.Module):
         """[B, I] float32 by ``batch.user_ids``; 0 for a user without training items or with the id PAD."""
         users = self.user_vectors[batch.user_ids.clamp_min(0)]
         return users.masked_fill((batch.user_ids == PAD).unsqueeze(1), 0.0) @ self.item_vectors.T
+
+
+def light_gcn_ranker(untrained: Untrained, evaluator: Evaluator, epochs: int, say: Callable[[str], None] = print) -> ScoreRanker:
+    """LightGCN trained on the part that the other baselines count, its best epoch chosen on the validation of the run.
+
+    Every process of the run must call it: they train alike and validate together.
+
+    Args:
+        untrained: has the training part and the order of ties.
+        evaluator: of the run; its protocol has the seed and the users of the validations.
+        epochs: at most so many.
+        say: prints a line for each validation.
+
+    Raises:
+        UserError: the memory is exhausted.
+    """
+    order, protocol = untrained.order, evaluator.protocol
+
+    def watch(epoch: int, found: LightGCNScores) -> float:
+        ranker = ScoreRanker(found, order, "LightGCN")
+        figure = evaluator.evaluate(ranker, "validation", protocol.filter_history, sample=True).metrics["ndcg@10"]
+        say(f"LightGCN epoch {epoch:4d}  validation ndcg@10 {figure:.4f}")
+        return figure
+
+    config = LightGCNConfig(epochs=epochs)
+    with memory_advice("train.light_gcn_epochs to 0, which leaves LightGCN out"):
+        best = train_light_gcn(untrained.item_ids, untrained.offsets, len(order), watch, config, protocol.seed)
+    return ScoreRanker(best, order, "LightGCN")
 
 
 def train_light_gcn(

@@ -42,6 +42,12 @@ class DataOptions(Options):
     columns: tuple[Text, ...] = option(
         (), 'what your own files call things, such as ["user=uid", "item=sku", "text=brand"]; see python -m data.custom --help.'
     )
+    unlisted_items: Literal["refuse", "drop", "keep"] = option(
+        "refuse",
+        "interactions of your own files with items that the file of items lacks: refuse them, drop them, or keep them and add the items, "
+        "whose id is then all that is known of them.",
+    )
+    encoding: Text = option("utf-8", 'the encoding of your own text files, such as "cp1252"; UTF-16 is told by its mark.')
 
     @cached_property
     def data(self) -> DataConfig:

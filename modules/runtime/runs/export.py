@@ -34,6 +34,7 @@ from data.io.files import write_whole
 from data.schemas import PAD, UserError
 from modules.runtime.runs.hub import find_snapshot
 from modules.runtime.runs.searcher import Searcher
+from modules.runtime.runs.stage1_run import read_config
 from modules.runtime.runs.stage2_run import USERS, Retriever, load_retriever
 
 COMPILERS = ("g++", "clang++", "c++")
@@ -50,7 +51,7 @@ class SearchProgram(nn.Module):
         """[B, S] and [B] -> item rows [B, W], best first, and what ranks them [B, W]: log-probabilities, or logs of the mixture."""
         # A graph is bound to what it does with a dimension of 1: two columns more, and no step ever sees one.
         history = nn.functional.pad(history, (0, 2), value=PAD)
-        batch = self.searcher.batch_of(history, user_ids, self.searcher.model.config.max_seq_len)
+        batch = self.searcher.batch_of(history, user_ids, self.searcher.max_seq_len)
         found = self.searcher.search(batch, self.filter_history, self.beam_size)
         return found.item_ids, found.keys
 
@@ -113,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         output: Path = options.output or folder / "search.pt2"
         if output.suffix != ".pt2":
             raise UserError(f"--output is {output}; the name of a program ends in .pt2")
+        if "sasrec" in read_config(folder):
+            raise UserError(f"the run in {folder} is one of SASRec, and only the beam search of TIGER is exported; ask it by recommend.py")
         retriever = load_retriever(folder)
         exported = export_search(retriever, options.beam_size, not options.keep_history)
         save_search(exported, output, options.aot)

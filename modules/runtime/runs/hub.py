@@ -16,15 +16,20 @@ from data.schemas import UserError
 from modules.runtime.runs.hub_names import check_push, check_repo_name
 from modules.runtime.runs.memory_files import MEMORY, MEMORY_CONFIG
 from modules.runtime.runs.model_card import model_card, without_local_paths
+from modules.runtime.runs.sasrec_run import SASRecRun, load_sasrec
 from modules.runtime.runs.stage1_run import TrainedTokenizer, load_tokenizer, read_config
-from modules.runtime.runs.stage2_run import Retriever, load_retriever
+from modules.runtime.runs.stage2_run import ITEMS, SEARCH, Retriever, load_retriever
 from modules.runtime.runs.text_vectors import VECTORS
 from modules.runtime.training.checkpoint import WEIGHTS
 
-BINARY = (WEIGHTS, "tokenizer.safetensors", VECTORS, MEMORY)
-TEXTS = ("config.json", "tokenizer.json", "titles.json", "search.json", MEMORY_CONFIG, "config.gin", "metrics.json", "environment.json")
-OPTIONAL = ("titles.json", "search.json", VECTORS, MEMORY, MEMORY_CONFIG)
-"""Written by one stage only, the memory where the search reads it. Stage 2's users.json, the ids of people, is not shared."""
+NEEDED = (WEIGHTS, "config.json", "config.gin", "metrics.json", "environment.json")
+"""Of every finished run."""
+
+TOKENIZER = ("tokenizer.json", "tokenizer.safetensors")
+"""The items of a run that has semantic IDs; one of SASRec has items.json instead."""
+
+SHARED = (*NEEDED, *TOKENIZER, ITEMS, "titles.json", SEARCH, VECTORS, MEMORY, MEMORY_CONFIG)
+"""All that any run may have for others. Stage 2's users.json, the ids of people, is not among it."""
 
 
 def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:
@@ -41,25 +46,24 @@ def save_pretrained(run: Path, folder: Path, repo: str | None = None) -> Path:
     Raises:
         UserError: the run is not finished, or the folder is the run.
     """
-    missing = [name for name in (*BINARY, *TEXTS) if name not in OPTIONAL and not (run / name).exists()]
+    needed = [*NEEDED, *([ITEMS] if "sasrec" in read_config(run) else TOKENIZER)]
+    missing = [name for name in needed if not (run / name).exists()]
     if missing:
         raise UserError(f"{run} is no finished run ({', '.join(missing)} missing); let its training end, then share it")
     if folder.resolve() == run.resolve():
         raise UserError(f"{folder} is the run itself; give another folder to copy it to")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in BINARY:
-        if (run / name).exists():
+    for name in SHARED:
+        if name in ("config.gin", "environment.json"):
+            write_whole(folder / name, without_local_paths((run / name).read_text()))
+        elif (run / name).exists():
             shutil.copyfile(run / name, folder / name)
-    for name in TEXTS:
-        if (run / name).exists():
-            text = (run / name).read_text()
-            write_whole(folder / name, without_local_paths(text) if name in ("config.gin", "environment.json") else text)
     write_whole(folder / "README.md", model_card(run, repo))
     return folder
 
 
-def from_pretrained(name: str, device: torch.device | str = "cpu") -> TrainedTokenizer | Retriever:
-    """A trained run, ready to use: of stage 1 the RQ-VAE and its semantic IDs, of stage 2 the retriever.
+def from_pretrained(name: str, device: torch.device | str = "cpu") -> TrainedTokenizer | Retriever | SASRecRun:
+    """A trained run, ready to use: of stage 1 the RQ-VAE and its semantic IDs, of stage 2 what ``Searcher`` or ``SASRecSearcher`` asks.
 
     Args:
         name: a run directory, a folder of ``save_pretrained``, or a hub name ``owner/name``.
@@ -69,7 +73,10 @@ def from_pretrained(name: str, device: torch.device | str = "cpu") -> TrainedTok
         UserError: nothing of that name, or something else than a run.
     """
     folder = find_snapshot(name)
-    return load_tokenizer(folder, device) if "decoder" not in read_config(folder) else load_retriever(folder, device)
+    described = read_config(folder)
+    if "sasrec" in described:
+        return load_sasrec(folder, device)
+    return load_retriever(folder, device) if "decoder" in described else load_tokenizer(folder, device)
 
 
 def find_snapshot(name: str, split: str | None = None, stage: Literal["rqvae", "decoder"] | None = None) -> Path:
@@ -84,7 +91,7 @@ def find_snapshot(name: str, split: str | None = None, stage: Literal["rqvae", "
         UserError: nothing there, nothing to be had from the hub, or a run of the other stage.
     """
     candidates = [Path(name), *([] if split is None else [Path(name) / split])]
-    folder = next((candidate for candidate in candidates if (candidate / "tokenizer.json").exists()), None)
+    folder = next((candidate for candidate in candidates if _is_run(candidate)), None)
     if folder is None and (Path(name).exists() or check_repo_name(name) is not None):
         looked = " or ".join(map(str, candidates))
         if stage is None:
@@ -96,13 +103,18 @@ def find_snapshot(name: str, split: str | None = None, stage: Literal["rqvae", "
             f"train.pretrained_{stage}_path at its run directory or at a hub name such as 'owner/name'"
         )
     folder = folder or _download(name)
-    if not (folder / "tokenizer.json").exists():
+    if not _is_run(folder):
         raise UserError(
             f"{name} on the hub is no run of this project (no tokenizer.json); give the name of one that is, or a run directory"
         )
-    if stage is not None and ("decoder" in read_config(folder)) != (stage == "decoder"):
+    if stage is not None and bool(read_config(folder).keys() & {"decoder", "sasrec"}) != (stage == "decoder"):
         raise UserError(f"{folder} is a run of the other script; train.pretrained_{stage}_path takes one of train_{stage}.py")
     return folder
+
+
+def _is_run(folder: Path) -> bool:
+    """Has it the catalogue of a run?"""
+    return any((folder / name).exists() for name in ("tokenizer.json", ITEMS))
 
 
 def push(run: Path, repo: str, private: bool = False) -> str:
@@ -134,7 +146,7 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*BINARY, *TEXTS]))
+        return Path(snapshot_download(name, allow_patterns=list(SHARED)))
     except Exception as error:  # unknown, private, offline: the client raises errors of several libraries
         raise UserError(
             f"{name} is no directory here and cannot be had from the hub ({_first_line(error)}); correct the name, "

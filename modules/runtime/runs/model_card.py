@@ -5,6 +5,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from modules.runtime.runs.stage2_run import ITEMS
 
 PAPER = "[TIGER](https://arxiv.org/abs/2305.05065)"
 LICENCE = (
@@ -13,6 +16,40 @@ LICENCE = (
 )
 ABSOLUTE = r"(?:~?/|[A-Za-z]:[\\/])"
 """How an absolute path begins, here or on Windows."""
+
+
+class Kind(NamedTuple):
+    """What is said of all runs of a kind."""
+
+    title: str
+    what: str
+    tags: list[str]
+    searcher: str = ""  # stage 2: the module in modules.runtime.runs and the class that ask it
+    keys: str = ""  # stage 2: where the loaded run has the external ids
+
+
+KINDS = {
+    "tokenizer": Kind(
+        "TIGER semantic IDs",
+        f"The RQ-VAE (stage 1) of {PAPER} with the semantic IDs of all items.",
+        ["tiger", "semantic-ids", "recommendation", "rq-vae"],
+    ),
+    "decoder": Kind(
+        "TIGER generative retrieval",
+        f"The sequence model (stage 2) of {PAPER}: a history of semantic IDs in, the next item's out.",
+        ["tiger", "semantic-ids", "recommendation", "generative-retrieval", "sequential-recommendation"],
+        "searcher import Searcher",
+        "tokenizer.info.item_keys",
+    ),
+    "sasrec": Kind(
+        "SASRec",
+        "[SASRec](https://arxiv.org/abs/1808.09781) with cross-entropy over all items: a history of items in, the score of every item out.",
+        ["sasrec", "recommendation", "sequential-recommendation"],
+        "sasrec_searcher import SASRecSearcher",
+        "item_keys",
+    ),
+}
+"""By what the run's config.json describes."""
 
 
 def model_card(run: Path, repo: str | None) -> str:
@@ -27,40 +64,30 @@ def model_card(run: Path, repo: str | None) -> str:
     name = repo or "OWNER/NAME"
     settings = read_settings((run / "config.gin").read_text())
     metrics, described = _json(run / "metrics.json"), _json(run / "config.json")
-    stage = 2 if "decoder" in described else 1
-    tokenizer = _json(run / "tokenizer.json")
-    data = [
-        ("dataset", f"{settings.get('dataset')}, {settings.get('dataset_split')}"),
-        ("items", f"{len(_list(tokenizer.get('item_keys'))):,}"),
-        ("codebooks", " + ".join(map(str, _list(tokenizer.get("codebook_sizes"))))),
-    ]
-    embeddings = embeddings_of(settings) if stage == 1 else _embeddings_of_stage_one(settings)
-    if embeddings:
-        data.append(("item embeddings", embeddings))
-    if stage == 1:
-        title, what = "semantic IDs", f"The RQ-VAE (stage 1) of {PAPER} with the semantic IDs of all items."
+    named = next((name for name in ("decoder", "sasrec") if name in described), "tokenizer")
+    kind, texts = KINDS[named], embeddings_of(settings) if named == "tokenizer" else _embeddings_of_stage_one(settings)
+    data = [("dataset", f"{settings.get('dataset')}, {settings.get('dataset_split')}")]
+    if named == "sasrec":
+        data.append(("items", f"{len(json.loads((run / ITEMS).read_text())):,}"))
+        texts = texts if settings.get("text_projection") else ""
+    else:
+        tokenizer = _json(run / "tokenizer.json")
+        data.append(("items", f"{len(_list(tokenizer.get('item_keys'))):,}"))
+        data.append(("codebooks", " + ".join(map(str, _list(tokenizer.get("codebook_sizes"))))))
+    if texts:
+        data.append(("item embeddings", texts))
+    if named == "tokenizer":
         figures, load = _codebook(metrics), _loading_stage_one(name)
     else:
-        title, what = "generative retrieval", f"The sequence model (stage 2) of {PAPER}: a history of semantic IDs in, the next item's out."
         users = next((row["users"] for _, rows in _parts(metrics) for row in rows.values() if "users" in row), None)
         data += [] if users is None else [("users", f"{users:,}")]
         barred = "barred" if settings.get("filter_history") else "not barred"
         data.append(("protocol", f"leave-one-out by time, full ranking, items of the history {barred}, selected on validation ndcg@10"))
-        figures, load = _ranking(metrics), _loading_stage_two(name)
-    front = ModelCardData(
-        library_name="tiger",
-        license="other",
-        license_name="code-mit-data-own-terms",
-        tags=[
-            "tiger",
-            "semantic-ids",
-            "recommendation",
-            *(["rq-vae"] if stage == 1 else ["generative-retrieval", "sequential-recommendation"]),
-        ],
-    )
+        figures, load = _ranking(metrics), _loading_stage_two(name, kind)
+    front = ModelCardData(library_name="tiger", license="other", license_name="code-mit-data-own-terms", tags=kind.tags)
     sections = [
-        f"# TIGER {title}: {settings.get('dataset')} {settings.get('dataset_split')}",
-        what,
+        f"# {kind.title}: {settings.get('dataset')} {settings.get('dataset_split')}",
+        kind.what,
         "## Data\n\n" + _table(("", ""), data),
         "## Figures\n\n" + figures,
         "## Loading\n\n" + load,
@@ -145,12 +172,12 @@ def _loading_stage_one(name: str) -> str:
     )
 
 
-def _loading_stage_two(name: str) -> str:
+def _loading_stage_two(name: str, kind: Kind) -> str:
     return (
         f'From a checkout of the code:\n\n```\npython recommend.py {name} --history "first item | second item"\n```\n\n'
-        "```python\nfrom modules.runtime.runs.hub import from_pretrained\nfrom modules.runtime.runs.searcher import Searcher\n\n"
-        f'retriever = from_pretrained("{name}")\n'
-        "Searcher(retriever).ask([[3, 5]]).item_ids  # [1, beams], rows of retriever.tokenizer.info.item_keys as the histories are\n```"
+        f"```python\nfrom modules.runtime.runs.hub import from_pretrained\nfrom modules.runtime.runs.{kind.searcher}\n\n"
+        f'run = from_pretrained("{name}")\n'
+        f"{kind.searcher.split()[-1]}(run).ask([[3, 5]]).item_ids  # best first; rows of run.{kind.keys}, as the histories are\n```"
     )
 
 

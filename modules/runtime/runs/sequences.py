@@ -3,7 +3,6 @@
 Shape letters: I items.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from data.corpus import Corpus
 from data.processed import SeqData
-from data.splits import TimeSplit, split_hash, time_bounds
+from data.schemas import UserError
+from data.splits import TimeSplit, part_mistakes, split_hash, time_bounds
 from data.statistics import CorpusStatistics, statistics
 from evaluate.metrics import tie_order
-from modules.model import DecoderConfig
+from modules.runtime.options.decoder import DecoderOptions
 
 
 class Sequences(NamedTuple):
@@ -25,29 +25,30 @@ class Sequences(NamedTuple):
     split: str  # names these histories and their split
 
 
-def split_sequences(
-    corpus: Corpus, config: DecoderConfig, split_by: str, split_quantiles: Sequence[float], seed: int, device: torch.device
-) -> Sequences:
+def split_sequences(corpus: Corpus, options: DecoderOptions, device: torch.device) -> Sequences:
     """Splits a corpus and cuts it for the model.
 
     Args:
         corpus: every interaction.
-        config: how long a row is, and whether its positions all have targets.
-        split_by: "leave_one_out" or "time".
-        split_quantiles: see train.split_quantiles.
-        seed: of the order among items that are equally popular.
+        options: how it is split, how long a row is, and whether its positions all have targets.
         device: where batches come out.
 
     Raises:
-        UserError: a part of the split would be empty.
+        UserError: a part of the split would be empty, or it needs times that there are not.
     """
     moments = None
-    if split_by == "time":
-        first, second = split_quantiles
-        assert corpus.times is not None  # the config's check refuses sources without times
+    if options.split_by == "time":
+        first, second = options.split_quantiles
+        if corpus.times is None:  # files of one's own may have none; the config's check refuses sources without
+            raise UserError(
+                "train.split_by = 'time' needs times and the interactions have none; "
+                "name their column in train.columns or set it to 'leave_one_out'"
+            )
         moments = time_bounds(corpus.times, (first, second))
-    data = SeqData(corpus.histories, len(corpus.item_keys), config.max_seq_len, config.encoder_attention == "causal", moments)
+    data = SeqData(corpus.histories, len(corpus.item_keys), options.max_seq_len, options.encoder_attention == "causal", moments)
+    if mistakes := list(part_mistakes(data.split, moments is not None)):
+        raise UserError(*mistakes)
     described, split = statistics(corpus, data.split), split_hash(corpus.histories, moments)
     data = data.to(device)
-    order = tie_order(data.popularity.cpu(), corpus.item_keys, seed).to(device)
+    order = tie_order(data.popularity.cpu(), corpus.item_keys, options.seed).to(device)
     return Sequences(data, order, moments, described, split)

@@ -1,4 +1,7 @@
-"""A trained run as a whole: encoder-decoder, tokenizer and titles, saved to and loaded from one directory."""
+"""A trained run of TIGER as a whole: encoder-decoder, tokenizer and titles, saved to and loaded from one directory.
+
+``sasrec_run`` has SASRec's. How a run is searched and whose users it knows is here for both.
+"""
 
 import json
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from data.io.files import write_whole
 from data.schemas import UserError
 from modules.catalogue import Catalogue
 from modules.memory import Memory
+from modules.mixture import check_weights
 from modules.model import DecoderConfig, EncoderDecoderRetrievalModel
 from modules.nearest import directions
 from modules.runtime.runs.memory_files import load_memory
@@ -20,7 +24,7 @@ from modules.runtime.runs.text_vectors import load_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights
 from modules.tokenizer.semids import SemanticIdTokenizer
 
-SEARCH, USERS = "search.json", "users.json"
+SEARCH, USERS, ITEMS = "search.json", "users.json", "items.json"
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a run computes in, by the name that its ``search.json`` has, and autocast's dtype."""
@@ -34,10 +38,12 @@ def precision_name(dtype: torch.dtype | None) -> str:
 class SearchSettings(NamedTuple):
     """How a run was evaluated, and is searched ever after."""
 
-    beam_size: int = 50
+    beam_size: int = 50  # 0: the model has no beams, as it scores every item
     precision: str = "fp32"  # one of PRECISIONS
     order: Tensor | None = None  # [I] rank of every item among those of equal score; None: the tokenizer's seeded order
     memory_weight: float = 0.0  # share of the memory in the score, in [0, 1]
+    head_weight: float = 0.0  # share of the item head in the score; the model has what both leave
+    head_scores: str = "full"  # or "found": over all items, or over those that the search found
 
 
 class Retriever(NamedTuple):
@@ -70,11 +76,10 @@ def load_search(folder: Path) -> SearchSettings | None:
         order = None if found["order"] is None else torch.tensor(found["order"], dtype=torch.int64)
         if found["precision"] not in PRECISIONS:
             raise ValueError(f"precision {found['precision']!r}")
-        weight = float(found.get("memory_weight", 0))
-        if not 0 <= weight <= 1:
-            raise ValueError(f"memory_weight {weight}")
-        return SearchSettings(int(found["beam_size"]), found["precision"], order, weight)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        memory, head = float(found.get("memory_weight", 0)), float(found.get("head_weight", 0))
+        check_weights([memory, head])
+        return SearchSettings(int(found["beam_size"]), found["precision"], order, memory, head, str(found.get("head_scores", "full")))
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy it again, or use the version that wrote it") from error
 
 
@@ -123,7 +128,7 @@ def write_stage2_files(
 
 
 def load_retriever(folder: Path, device: torch.device | str = "cpu") -> Retriever:
-    """Reads a run of stage 2.
+    """Reads a run of TIGER.
 
     Raises:
         UserError: not such a run, or a damaged one.

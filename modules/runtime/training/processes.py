@@ -40,14 +40,13 @@ class Ranks:
     def __init__(self, device: str = "auto") -> None:
         self.index, self.count, self._accelerator = 0, 1, None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+            from accelerate import Accelerator, InitProcessGroupKwargs
 
             gpus = torch.cuda.is_available()
             if device.startswith("mps") or (device.startswith("cuda") and not gpus):
                 why = "is one device" if device.startswith("mps") else "is not here"
                 raise UserError(f"train.device = {device!r} {why}, and this run has several processes; use 'auto' or 'cpu'")
-            # The RQ-VAE's first steps leave its codebooks out.
-            handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=PATIENCE)]
+            handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
             # Told to look for itself, accelerate leaves processes without a GPU unconnected: each would be the first of one.
             self._accelerator = Accelerator(cpu=device == "cpu" or not gpus, mixed_precision="no", kwargs_handlers=handlers)
             self.index, self.count = self._accelerator.process_index, self._accelerator.num_processes
@@ -62,9 +61,17 @@ class Ranks:
         """The GPU of this one of several processes, or their CPU; None where there is one process, which may choose."""
         return None if self._accelerator is None else self._accelerator.device
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over the processes; itself where there is one."""
-        return module if self._accelerator is None else self._accelerator.prepare_model(module)
+    def wrap(self, module: nn.Module, some_unused: bool = False) -> nn.Module:
+        """The module with its gradients averaged over the processes; itself where there is one.
+
+        ``some_unused``: a step may leave parameters out, for which every step must then look.
+        """
+        if self._accelerator is None:
+            return module
+        from accelerate import DistributedDataParallelKwargs
+
+        self._accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=some_unused)
+        return self._accelerator.prepare_model(module)
 
     def unsynchronised(self, module: nn.Module, when: bool) -> AbstractContextManager[None]:
         """A block whose backward pass leaves gradients unaveraged: all but the last of an accumulated batch."""
@@ -115,6 +122,10 @@ class Ranks:
         yield
 
     def close(self) -> None:
-        """Ends the processes' connection; without it the library complains at exit."""
+        """Ends the processes' connection; without it the library complains at exit.
+
+        They wait for each other first: a thread of the connection that still lets go of a tensor when Python has ended aborts the process.
+        """
         if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
             self._accelerator.end_training()

@@ -10,7 +10,6 @@ A checkpoint is written right after an update, before anything at the new step i
 leaves the same lines as an unbroken one. Everything random in a step is seeded by its number.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from data.io.progress import progress, write_above
 from data.schemas import UserError
 from modules.runtime.runs.run import Run
 from modules.runtime.training.checkpoint import Figure, Resumed, checkpoints, restore_best, resume_from, save_checkpoint, set_damaged_aside
@@ -67,6 +66,7 @@ class Trainer:
         placement: device and autocast.
         ranks: the processes that share each batch.
         state: figures of the script's own that a continuation needs, with their first values; all numbers.
+        some_unused: a step may leave parameters without a gradient.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Trainer:
         placement: Placement,
         ranks: Ranks,
         state: dict[str, float],
+        some_unused: bool = False,
     ) -> None:
         self.run, self.model, self.optimizer, self.plan, self.placement, self.ranks = run, model, optimizer, plan, placement, ranks
         self.state = dict(state)
@@ -100,7 +101,7 @@ class Trainer:
             self._restore(resumed)
         run.cut_log(self.start)
         ranks.wait()
-        self.objective = ranks.wrap(objective)
+        self.objective = ranks.wrap(objective, some_unused)
 
     def _restore(self, resumed: Resumed) -> None:
         self.start, self._saved = resumed.step, resumed.step
@@ -133,7 +134,7 @@ class Trainer:
     def running(self, name: str) -> Iterator[Iterator[int]]:
         """A block in which signals wait for a checkpoint; gives the numbers of updates done, the last one ``plan.iterations``."""
         total, shown = self.plan.iterations, self.ranks.main
-        bar = tqdm(initial=self.start, total=total, desc=name, mininterval=1.0, disable=not shown, file=sys.stderr)
+        bar = progress(initial=self.start, total=total, desc=name, disable=not shown)
         with self._signal.installed(), bar as self.bar:
             self.model.train()
             self._lap = time.perf_counter()
@@ -286,7 +287,7 @@ class Trainer:
     def say(self, text: str) -> None:
         """Prints a line above the bar, once."""
         if self.ranks.main:
-            tqdm.write(text)
+            write_above(text)
 
     def save(self, step: int) -> None:
         """Writes a checkpoint of the state after ``step`` updates.

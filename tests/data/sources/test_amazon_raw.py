@@ -92,6 +92,62 @@ def test_reviews_of_2023_become_a_corpus(tmp_path):
     assert notes == []
 
 
+def unpacked(folder):
+    for path in (folder / "raw").glob("*.gz"):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("year", [2014, 2023])
+def test_files_may_lie_there_unpacked(tmp_path, year):
+    write = write_2014 if year == 2014 else write_2023
+    packed, plain = load(write(tmp_path / "a"), year).corpus, load(unpacked(write(tmp_path / "b")), year).corpus
+    assert packed[:5] == plain[:5]
+    assert to_lists(packed.histories) == to_lists(plain.histories)
+    (path,) = (tmp_path / "b" / "raw").glob("meta_*")
+    path.write_text("")
+    with pytest.raises(UserError, match=r"meta_\w+\.jsonl? is empty; expected a file with"):
+        load(tmp_path / "b", year)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_official_csv_of_2023_reads_like_the_reviews(tmp_path, zipped):
+    reviews = load(write_2023(tmp_path), 2023, min_rating=2).corpus
+    raw = tmp_path / "raw"
+    (raw / "All_Beauty.jsonl.gz").unlink()
+    rows = ["user_id,parent_asin,rating,timestamp,history"]
+    rows += [f"{row['user_id']},{row['parent_asin']},{row['rating']},{row['timestamp']},P8 P9" for row in REVIEWS_2023]
+    content = ("\n".join(rows) + "\n").encode()
+    name = "All_Beauty.csv.gz" if zipped else "All_Beauty.csv"
+    (raw / name).write_bytes(gzip.compress(content) if zipped else content)
+    corpus = load(tmp_path, 2023, min_rating=2).corpus
+    assert corpus[:5] == reviews[:5]
+    assert to_lists(corpus.histories) == to_lists(reviews.histories)
+    assert corpus.times.tolist() == reviews.times.tolist()
+    for change, sentence in (
+        (content.replace(b"parent_asin", b"asin", 1), r"All_Beauty.csv(.gz)?:1 lacks the column parent_asin"),
+        (content + b"ann,,5.0,1588687728000,\n", r"All_Beauty.csv(.gz)?:5 has no parent_asin; mend the line"),
+        (content + b"ann,P1,5.0,soon,\n", r"All_Beauty.csv(.gz)?:5 has 'soon' for timestamp; expected a whole number"),
+    ):
+        (raw / name).write_bytes(gzip.compress(change) if zipped else change)
+        with pytest.raises(UserError, match=sentence):
+            load(tmp_path, 2023, min_rating=2)
+
+
+@pytest.mark.parametrize("year", [2014, 2023])
+def test_items_that_stand_twice_in_the_metadata_are_counted(tmp_path, year):
+    if year == 2014:
+        write_2014(tmp_path, meta=[*META, META[0] | {"title": "Soap again"}, META[2], META[0] | {"title": "Soap at last"}])
+    else:
+        write_2023(tmp_path, meta=[META_2023[0] | {"title": "Old"}, META_2023[0], META_2023[0] | {"title": "Soap at last"}, META_2023[1]])
+    corpus, notes = load(tmp_path, year)
+    assert corpus.titles[0] == "Soap at last"
+    told = [note for note in notes if "stand there more than once" in note]
+    assert len(told) == 1
+    assert told[0].endswith(f": 1 of {len(corpus.item_keys)} items stand there more than once; the last entry of each counts")
+
+
 @pytest.mark.parametrize("year", [2014, 2023])
 def test_cold_items_come_from_the_metadata(tmp_path, year):
     folder = write_2014(tmp_path) if year == 2014 else write_2023(tmp_path, REVIEWS_2023[:2])
@@ -188,6 +244,19 @@ def test_entities_are_undone_before_control_characters_are_taken_out(tmp_path):
     assert corpus.titles[0] == "A B evil"
     assert corpus.categories[0] == "Beauty Bath > a & b"
     assert corpus.texts[0] == "Title: A B evil; Categories: Beauty Bath, a & b"
+
+
+def test_tags_and_placeholders_are_no_texts(tmp_path):
+    entry = {
+        "parent_asin": "P1",
+        "title": '<span id="x">Comb</span> no 1',
+        "store": "-",
+        "categories": ["Beauty", "N/A"],
+        "price": "\u2014",
+    }
+    corpus, _ = load(write_2023(tmp_path, meta=[entry]), 2023)
+    assert corpus.titles[0] == "Comb no 1"
+    assert corpus.texts[0] == "Title: Comb no 1; Categories: Beauty"
 
 
 def test_blank_ids_are_refused(tmp_path):

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 import data.sources.custom
-from data.custom import main
+from data.custom import _split_of, main
 from data.filters import Filters
 from data.processed import DataConfig, RecDataset, load_corpus, load_items
 from data.schemas import UserError
@@ -72,14 +72,14 @@ def test_the_planted_order_is_read_back(tmp_path):
     ("inter", "item", "sentence"),
     [
         (
-            INTER.replace("\t", ","),
+            INTER.replace("user_id", "uid"),
             ITEM,
-            r"tiny.inter:1 has no column for the user \(such as user, user_id\), only user_id:token,item_id:token",
+            r"tiny.inter:1 has no column for the user \(such as user, user_id\), only uid, item_id, rating, timestamp",
         ),
         (
             INTER.replace("timestamp", "when"),
             ITEM,
-            r"tiny.inter:1 has no column for the timestamp .*set train.columns = \[\"timestamp=NAME\"\]",
+            r"tiny.inter:1 has no column for the timestamp, though when may be one.*set train.columns = \[\"timestamp=when\"\]",
         ),
         (INTER, ITEM.replace("item_id", "id"), "tiny.item:1 has no column for the item"),
         (INTER, ITEM.replace("class", "movie_title"), "tiny.item:1 has the column 'movie_title' twice"),
@@ -109,7 +109,10 @@ def test_times_may_have_fractions(tmp_path):
 
 
 def test_missing_files_are_told_with_the_way_to_get_them(tmp_path):
-    with pytest.raises(UserError, match=r"mine.inter and mine.item not found in .*raw.*put them there"):
+    (tmp_path / "shop.inter").write_text("")
+    with pytest.raises(
+        UserError, match=r"no interactions.csv and items.csv, .*raw \(there lies shop.inter\).*dataset_split = 'shop'.*put them"
+    ):
         load_custom(tmp_path, "mine")
     with pytest.raises(UserError, match=r"python -m data.quick"):
         load_custom(tmp_path, "ml-100k")
@@ -333,6 +336,84 @@ def test_the_next_command_repeats_what_was_given_and_can_be_run(tmp_path, capsys
         'columns=["item=sku"]',
         "k_core=1",
     ]
+
+
+def test_all_columns_that_are_missing_are_told_at_once(tmp_path):
+    (tmp_path / "items.csv").write_text("sku,label\nx,Soap\n")
+    (tmp_path / "interactions.csv").write_text("uid,sku,when\na,x,1\n")
+    with pytest.raises(UserError) as caught:
+        load_custom(tmp_path, "tiny")
+    items, rows = caught.value.args
+    assert "items.csv:1 has no column for the item (such as item, item_id), only sku, label; " in items
+    assert items.endswith('train.columns = ["item=NAME"] (by number where there is no header)')
+    assert (
+        "interactions.csv:1 has no column for the user (such as user, user_id) and none for the item (such as item, item_id) and none"
+        in rows
+    )
+    assert rows.endswith('train.columns = ["user=NAME", "item=NAME", "timestamp=when"] (by number where there is no header)')
+
+
+@pytest.mark.parametrize("values", [("2020-01-01", "2020-01-02"), ("1600000000", "1600000001"), ("1600000000000", "1600000001000")])
+def test_a_column_that_could_be_the_times_is_not_passed_over(tmp_path, values):
+    (tmp_path / "items.csv").write_text("item,title\nx,Soap\n")
+    (tmp_path / "interactions.csv").write_text(f"user,item,seen\na,x,{values[0]}\na,x,{values[1]}\n")
+    with pytest.raises(UserError, match=r"no column for the timestamp, though seen may be one, .*\[\"timestamp=seen\"\]"):
+        load_custom(tmp_path, "tiny")
+    assert len(load_custom(tmp_path, "tiny", columns=["timestamp=seen"]).corpus.times) == 2
+
+
+def test_the_checker_takes_what_the_scripts_take(tmp_path, capsys):
+    (tmp_path / "items.csv").write_text("sku,title\nx,Soap\ny,Oil\n", encoding="utf-16")
+    (tmp_path / "interactions.csv").write_text("uid,sku,stars\na,y,1\na,x,5\na,y,5\nb,z,5\n")
+    given = [
+        'columns=["user=uid", "item=sku", "rating=stars"]',
+        "min_rating=2",
+        "unlisted_items=drop",
+        "max_history=9",
+        'dataset_split="mine"',
+    ]
+    assert main([str(tmp_path), *given]) == 0
+    printed = capsys.readouterr().out
+    assert "1 users, 2 items, 2 interactions" in printed
+    assert "time          none; the order of the file" in printed
+    assert shlex.split(printed.splitlines()[-1])[4:] == [
+        f"dataset_folder={tmp_path}",
+        "dataset_split=mine",
+        'columns=["user=uid", "item=sku", "rating=stars"]',
+        "min_rating=2",
+        "max_history=9",
+        "unlisted_items=drop",
+    ]
+    for wrong, sentence in (
+        ("vae_input_dim=3", "'vae_input_dim=3' is nothing that is checked here; expected name=value with one of dataset_folder"),
+        ("k_core=many", "k_core is 'many'; expected a number from 0 up"),
+        ("cold_items=3", "cold_items is '3'; expected True or False"),
+        ("unlisted_items=lose", "unlisted_items is 'lose'; expected refuse, drop or keep"),
+        ("encoding=hex", "encoding is 'hex'; expected one that Python knows"),
+    ):
+        assert main([str(tmp_path), wrong]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_the_checker_says_what_cannot_be_held_out_or_hit(tmp_path, capsys):
+    (tmp_path / "items.csv").write_text("item,title\nx,Soap\ny,Oil\nz,Wax\n")
+    (tmp_path / "interactions.csv").write_text("user,item,timestamp\na,x,1600000000000\na,y,1600000001000\nb,x,1600000002000\n")
+    assert main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "note          no user has three items, so none can be held out for validation and test" in printed
+    assert "timestamp counts milliseconds and was read so" in printed
+    assert "time          2020-09-13 to 2020-09-13" in printed
+    (tmp_path / "interactions.csv").write_text("user,item,timestamp\n" + "".join(f"a,{key},{step}\n" for step, key in enumerate("xyzxz")))
+    assert main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "note          warning: 1 of 1 held-out items are in the user's own history and cannot be hit" in printed
+    assert "time          0 to 4, which are no dates" in printed
+
+
+@pytest.mark.parametrize(("name", "split"), [("shop.txt", "shop"), ("shop.train.inter", "shop"), ("shop.interactions.csv.gz", "shop")])
+def test_the_checker_finds_the_files_name(tmp_path, name, split):
+    (tmp_path / name).touch()
+    assert _split_of(tmp_path) == split
 
 
 EXAMPLES = [Example(RecDataset.CUSTOM, "mine", write_tables), Example(RecDataset.CUSTOM, "ml-100k", write_atomic)]
