@@ -14,6 +14,7 @@ From Python: ``from evaluate.compare import compare``; ``compare("RUN_A", ["RUN_
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -49,12 +50,20 @@ def opened(runs: Runs, part: str, row: str | None = None) -> list[RunRow]:
     words = [runs] if isinstance(runs, (str, Path)) else list(runs)
     rows = []
     for word in words:
-        run, colon, name = str(word).rpartition(":")
-        own = Path(word).exists() or not colon
-        rows.append(read_row(Path(word) if own else Path(run), part, row if own else name))
+        run, name = run_and_row(str(word))
+        rows.append(read_row(run, part, name or row))
     if len({(found.run.resolve(), found.name) for found in rows}) < len(rows):
         raise UserError(f"the same run stands twice on one side: {' '.join(map(str, words))}; give each seed once")
     return rows
+
+
+def run_and_row(word: str) -> tuple[Path, str | None]:
+    """The parts of RUN:ROW, either of which may hold a colon; no row where ``word`` is a directory, or no beginning of it is."""
+    ends = [found.start() for found in re.finditer(":", word)]
+    for end in [] if Path(word).exists() else ends:
+        if Path(word[:end]).exists():
+            return Path(word[:end]), word[end + 1 :]
+    return Path(word), None
 
 
 def described(side: str, rows: Sequence[RunRow]) -> str:

@@ -27,7 +27,6 @@ from pathlib import Path
 
 from data.io.files import write_whole
 from data.schemas import UserError
-from evaluate.comparison import RunRow
 from evaluate.reproduction import Answers, against_published, published_rows, summary
 from evaluate.results_page import result_page
 from modules.runtime.runs.chain import Chain, chain_of, jobs_of, split_overrides
@@ -39,31 +38,24 @@ from modules.runtime.training.signals import Interrupted, raise_on_sigterm
 
 
 def answers_of(folders: dict[str, list[Path]], part: str) -> dict[str, Answers]:
-    """What the runs of each config answered: by scale, "barred" and "not barred"; of the other scale than the reports' on test alone."""
-    first = next(iter(folders.values()))[0]
-    rows, _ = report_of(first, part)
-    models = {name: [read_row(folder, part) for folder in runs] for name, runs in folders.items()}
-    one = next(iter(models.values()))[0]
-    plain, baselines = None, {}
-    for name, row in rows.items():
-        if row["filter_history"] != one.filter_history:
-            plain = name.removeprefix(one.name)
-        elif name != one.name and not name.startswith(f"{one.name}: "):
-            baselines[name] = read_row(first, part, name)
-    variants = {}
-    for config, runs in folders.items():  # the same models with other shares of search, items and memory
-        for name in report_of(runs[0], part)[0]:
-            if name.startswith(f"{models[config][0].name}: "):
-                variants[f"{config}, {name.partition(': ')[2]}"] = [read_row(folder, part, name) for folder in runs]
-    scales = {_scale(one): Answers(models | variants, baselines)}
-    if plain is not None:
-        others = {name: [read_row(row.run, part, row.name + plain) for row in found] for name, found in models.items()}
-        scales[_scale(next(iter(others.values()))[0])] = Answers(others, {})
+    """What the runs answered, by scale: "barred" and "not barred".
+
+    A config's model and its mixtures (train.mixtures) are read of every seed, the baselines of the first run of all.
+    """
+    scales: dict[str, Answers] = {}
+    first = next(iter(folders))
+    for config, runs in folders.items():
+        rows, _ = report_of(runs[0], part)
+        model = next(iter(rows))
+        for name, row in rows.items():
+            answers = scales.setdefault("barred" if row["filter_history"] else "not barred", Answers({}, {}))
+            if name in (model, f"{model}, history barred", f"{model}, history not barred"):
+                answers.models[config] = [read_row(folder, part, name) for folder in runs]
+            elif name.startswith(f"{model}: "):
+                answers.models[config + name.removeprefix(model)] = [read_row(folder, part, name) for folder in runs]
+            elif config == first:
+                answers.baselines[name] = read_row(runs[0], part, name)
     return scales
-
-
-def _scale(row: RunRow) -> str:
-    return "barred" if row.filter_history else "not barred"
 
 
 def result_of(

@@ -83,6 +83,13 @@ def test_a_run_is_compared_with_itself_and_with_a_row_of_its_own(two) -> None:
     assert line(compare(a, a, row="memory"), "recall@10")["a"] == 0.0
 
 
+def test_a_row_s_name_and_a_run_s_may_hold_a_colon(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "at 12:30", {"TIGER": [1] * USERS, "TIGER: search 0.5, memory 0.5": [None] * USERS})
+    assert line(compare(run, f"{run}:TIGER: search 0.5, memory 0.5"), "recall@10")["difference"] == 1.0
+    with pytest.raises(UserError, match=r"nowhere:memory is not a finished run"):
+        compare(run, f"{tmp_path}/nowhere:memory")
+
+
 def test_users_are_grouped_by_history_by_popularity_and_by_unseen_targets(two) -> None:
     differences = compare(*two)
     assert differences["by"].unique(maintain_order=True).to_list() == ["all users", "history", "target"]

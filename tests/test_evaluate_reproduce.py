@@ -1,6 +1,7 @@
 """``python -m evaluate.reproduce`` end to end on planted data, and what it makes of given answers."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,14 +12,14 @@ import pytest
 
 from data.schemas import UserError
 from evaluate.comparison import compare_rows
-from evaluate.reproduce import main
+from evaluate.reproduce import answers_of, main
 from evaluate.reproduction import Answers, against_published, published_rows, summary
 from evaluate.results_page import result_page, results_section
 from modules.runtime.config.main import ROOT
 from modules.runtime.runs.chain import split_overrides
 from modules.runtime.runs.ranks_file import read_row
 from modules.runtime.runs.run import config_of_other_stage
-from tests.runs import DECODER, RQVAE, write_data
+from tests.runs import DECODER, RQVAE, SASREC, write_data
 from tests.test_evaluate_compare import USERS, line, write_run
 
 SHORT = {
@@ -118,6 +119,26 @@ def check_figures(result: dict, out: Path, part: str, scale: str, row: str) -> N
 
 
 @pytest.mark.slow
+def test_sasrec_is_reproduced_without_a_stage_one(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    given = [f"stage2.{word}" for word in SASREC if not word.startswith(("device=", "amp="))]
+    command = [sys.executable, "-m", "evaluate.reproduce", "configs/sasrec_amazon.gin", "--seeds=1", "device=cpu", "amp=False", *given]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
+    mixed = ["stage2.mixtures=['0,0.5,0.5']", f"dataset_folder={tmp_path}"]
+    done = subprocess.run([*command, *mixed], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "reproduce" / "sasrec_amazon-beauty.json").read_text())
+    assert result["configs"] == {"sasrec_amazon": {"stage2": "configs/sasrec_amazon.gin", "stage1": None}}
+    assert [run["config"] for run in result["runs"]] == ["sasrec_amazon"]
+    written = json.loads((tmp_path / "out" / "reproduce" / "sasrec_amazon" / "seed_0" / "beauty" / "metrics.json").read_text())
+    models = result["parts"]["validation"]["barred"]["models"]
+    assert len(models) == 2
+    for name, figures in models.items():
+        row = written["validation"][name.replace("sasrec_amazon", "SASRec")]
+        assert figures["ndcg@10"]["mean"] == pytest.approx(row["metrics"]["ndcg@10"])
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_ends_the_command_with_its_error(tmp_path: Path) -> None:
     write_data(tmp_path)
     _, told = ended(start(tmp_path, "stage1.vae_input_dim=31", "--jobs", "2"), 2)
@@ -206,6 +227,17 @@ def test_the_verdict_says_what_is_above_what_by_the_paired_interval(answers: Ans
     found = line(compare_rows(answers.models["strong"], answers.models["weak"]), "recall@10")
     (entry,) = [entry for entry in summary(answers, [])["verdict"] if (entry["other"], entry["metric"]) == ("weak", "recall@10")]
     assert (entry["difference"], entry["low"], entry["high"]) == (found["difference"], found["low"], found["high"])
+
+
+def test_mixtures_are_read_of_every_seed_and_baselines_once(tmp_path: Path) -> None:
+    rows = {"TIGER": [1] * USERS, "TIGER: memory 0.5": [2] * USERS, "memory": [3] * USERS}
+    folders = {name: [write_run(tmp_path / f"{name}{seed}", rows) for seed in (0, 1)] for name in ("a", "b")}
+    (scale,) = (found := answers_of(folders, "validation"))
+    assert scale == "barred"
+    assert {name: [row.run for row in runs] for name, runs in found["barred"].models.items()} == {
+        "a": folders["a"], "a: memory 0.5": folders["a"], "b": folders["b"], "b: memory 0.5": folders["b"],
+    }  # fmt: skip
+    assert {name: row.run for name, row in found["barred"].baselines.items()} == {"memory": folders["a"][0]}
 
 
 def test_rows_of_two_scales_are_refused(answers: Answers, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def chain_of(config: str, stage1: str | None, overrides: dict[str, list[str]]) -
         UserError: mistakes in either, or no config of stage 1.
     """
     options = resolve(DecoderOptions, [config, *overrides["stage2"]])
-    if stage1 is None and options.settings().get("model") != "sasrec":
+    if stage1 is None and options.model != "sasrec":
         pair = config_of_other_stage(Path(config))
         if pair is None:
             looked = Path(config).name.replace("decoder", "rqvae", 1)
