@@ -43,7 +43,7 @@ from modules.runtime.runs.ranks_file import RanksFile
 from modules.runtime.runs.recommender import Recommender
 from modules.runtime.runs.run import Run
 from modules.runtime.runs.sequences import split_sequences
-from modules.runtime.runs.stage2_models import find_stage_one, load_stage_one, make_recommender
+from modules.runtime.runs.stage2_models import check_pretrained, find_stage_one, load_stage_one, make_recommender
 from modules.runtime.runs.stage2_run import PRECISIONS, load_search
 from modules.runtime.runs.text_vectors import save_vectors
 from modules.runtime.training.checkpoint import WEIGHTS, load_weights, save_weights
@@ -88,6 +88,7 @@ def train(options: DecoderOptions) -> None:
         recommender = make_recommender(options, corpus, sequences, stage_one, memory, placement)
         model = recommender.model
         if pretrained:
+            check_pretrained(pretrained, recommender)
             load_weights(model, pretrained / WEIGHTS)
         if ranks.main:
             recommender.write(run.folder, corpus.user_keys, run.begun)

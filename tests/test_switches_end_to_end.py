@@ -11,7 +11,7 @@ from modules.runtime.runs.export import export_search
 from modules.runtime.runs.run import Run
 from modules.runtime.runs.searcher import Searcher
 from modules.runtime.runs.stage2_run import load_retriever
-from tests.runs import interrupt_at, lines, run_decoder
+from tests.runs import interrupt_at, lines, run_decoder, run_rqvae
 from tests.test_resume import same_run
 
 SHORT = ["iterations=40", "full_eval_every=20", "partial_eval_every=10", "save_model_every=15", "log_every=5"]
@@ -74,3 +74,11 @@ def test_weights_to_start_from_bring_their_vectors(trained: Path, tmp_path: Path
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
+
+
+def test_weights_that_know_the_items_by_other_ids_are_refused_in_a_sentence(trained: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(Run, "picture", lambda self, name, figure: None)
+    run_rqvae(trained, f"save_dir_root={tmp_path}/other", "tokenizer=random", "seed=5")
+    given = [f"pretrained_rqvae_path={tmp_path}/other", f"pretrained_decoder_path={trained}/decoder", f"save_dir_root={tmp_path}"]
+    run_decoder(trained, *given, "run_name=new", code=2)
+    assert "was trained on other semantic IDs, by which its weights know the items; give another one" in capsys.readouterr().err

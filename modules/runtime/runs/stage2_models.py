@@ -101,3 +101,23 @@ def load_recommender(folder: Path, device: torch.device | str = "cpu") -> Recomm
     if "sasrec" in read_config(folder):
         return SASRecSearcher(load_sasrec(folder, device))
     return Searcher(load_retriever(folder, device))
+
+
+def check_pretrained(folder: Path, recommender: Recommender) -> None:
+    """Refuses weights that mean other items or codes; items may have been added behind those that the run knew.
+
+    Raises:
+        UserError: the run's model, items or semantic IDs are others than the recommender's.
+    """
+    before = load_recommender(folder)
+    known, why = len(before.item_keys), ""
+    if before.name != recommender.name:
+        why = f"is one of {before.name}, not of {recommender.name}"
+    elif before.item_keys != recommender.item_keys[:known]:
+        why = "was trained on other items, or in another order"
+    elif before.sem_ids is not None and recommender.sem_ids is not None:
+        ours = recommender.sem_ids[:known].cpu()
+        if before.sem_ids.shape != ours.shape or not torch.equal(before.sem_ids, ours):
+            why = "was trained on other semantic IDs, by which its weights know the items"
+    if why:
+        raise UserError(f"train.pretrained_decoder_path: the run in {folder} {why}; give another one, or remove the line")
