@@ -22,7 +22,7 @@ from data.schemas import UserError
 from data.shell import command
 from data.sources.custom import Reading, find_files, load_custom, read_custom
 from data.sources.custom_columns import parse_columns
-from data.sources.custom_files import KINDS
+from data.sources.custom_files import KINDS, PARTS
 from data.sources.registry import known_encoding
 from data.splits import leave_one_out, met_before, part_mistakes
 from data.statistics import statistics
@@ -108,7 +108,8 @@ def time_range(corpus: Corpus) -> str:
 def _split_of(folder: Path) -> str:
     """The files' name where they have one, else the folder's."""
     found = [path.name for place in (folder / "raw", folder) if place.is_dir() for path in place.iterdir()]
-    named = r"(.+?)(?:\.(?:train|valid|test))?\.(?:inter|interactions\.[\w.]+)|(?!interactions\.|items\.)([^.]+)\.txt(?:\.gz)?"
+    others = "|".join(["interactions", "items", *(name for names in PARTS for name in names)])
+    named = rf"(.+?)(?:\.(?:train|valid|test))?\.(?:inter|interactions\.[\w.]+)|(?!(?:{others})\.)([^.]+)\.txt(?:\.gz)?"
     names = sorted(match[1] or match[2] for name in found if (match := re.fullmatch(named, name)))
     return names[0] if names else re.sub(r"[^\w.-]+", "_", folder.resolve().name)
 

@@ -24,6 +24,9 @@ ISO = (
 SINGLE = 2**24
 """The whole number from which on float32 has gaps; at today's unix seconds they are 128 wide."""
 
+MOSTLY = 0.9
+"""Numbers are dates if so many of those from 1990 in seconds on are dates in some unit; the others may stand for a missing time."""
+
 NOTABLE_SHARE, NOTABLE_COUNT = 0.05, 10
 """Ties are told from this share, and this number, of interactions on."""
 
@@ -53,6 +56,8 @@ def read_times(table: Table, name: str) -> Times:
         numbers = parse_numbers(table, name)
     unit = _unit(table, name, numbers)
     notes = _blur_note(table, name, numbers)
+    if unit is not None:
+        notes += _far_note(table, name, numbers / UNITS[unit])
     if unit in (None, "seconds"):
         return Times(numbers, None, notes)
     ticks = UNITS[str(unit)]
@@ -71,6 +76,18 @@ def _blur_note(table: Table, name: str, numbers: "pl.Series") -> list[str]:
     if stepped or (table.frame[name].dtype == pl.Float32 and bool((numbers.abs() > SINGLE).any())):
         return [f"{table.path}: {name} was float32, which keeps seconds of today to the nearest 128 only; write whole numbers or float64"]
     return []
+
+
+def _far_note(table: Table, name: str, seconds: "pl.Series") -> list[str]:
+    """Notes on times outside 1990 to 2100 in a column that mostly holds dates within, such as 0 or the year 9999 for a missing one."""
+    first, last = ERA
+    notes = []
+    for far, when, place in ((seconds < first, "before 1990", "oldest"), (seconds >= last, "after 2099", "most recent")):
+        if 0 < (count := int(far.sum())) < len(seconds) / 2:
+            where = table.place(int(far.arg_max() or 0)).removeprefix(f"{table.path}:")
+            who = f"{count:,} of {len(seconds):,} interactions have a {name} {when} (the first is {where})"
+            notes.append(f"{table.path}: {who} and count as the {place} of their users; remove them if that is no time")
+    return notes
 
 
 def _iso_seconds(table: Table, name: str) -> "pl.Series | None":
@@ -130,7 +147,7 @@ def _unit(table: Table, name: str, numbers: "pl.Series") -> str | None:
         if within.any():
             found[unit] = within
             dates += int(within.sum())
-    if dates < int((numbers >= first).sum()):  # some are too large for one unit and too small for the next
+    if dates < MOSTLY * int((numbers >= first).sum()):  # many are too large for one unit and too small for the next
         return None
     if len(found) > 1:
         shown = []
@@ -184,4 +201,5 @@ def holds_dates(column: "pl.Series") -> bool:
     if not column.dtype.is_numeric() or not len(column) or column.null_count():
         return False
     first, last = ERA
+    column = column.cast(pl.Float64)  # the bounds of nanoseconds do not fit small whole numbers
     return any(bool(column.is_between(first * ticks, last * ticks).all()) for ticks in UNITS.values())

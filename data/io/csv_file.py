@@ -152,6 +152,13 @@ def _explain_csv(
                     raise UserError(f"{path}:{number} has {record[index]!r:.60} for {name}; expected {kind}; mend the line")
     except csv.Error as error:
         raise UserError(f"{path}:{number + 1} is not csv ({error}); expected {expected}; mend the line") from error
+    mark = re.escape(separator).encode()
+    stray = re.compile(rb'(^|%b)[^"%b][^%b]*"' % (mark, mark, mark))
+    with _opened(path, content) as file:
+        for number, line in enumerate(file, start=1):
+            if stray.search(line):
+                what = 'has a quote within a field that stands in none; put the field in quotes and write "" for the one within'
+                raise UserError(f"{path}:{number} {what}")
     raise UserError(f"{path} is not a csv that can be read ({field_text(said)[:120]}); expected {expected}; mend the file")
 
 

@@ -36,7 +36,7 @@ def parse_numbers(table: Table, name: str, whole: bool = False) -> "pl.Series":
     elif not kind.is_numeric():
         raise UserError(f"{table.path}: {name} holds {kind}; expected numbers{' or dates' if name in MOMENTS else ''}; mend the file")
     if kind in (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32) and column.null_count() == 0:
-        return column
+        return column.cast(pl.Int64)
     number = f"{'whole ' if whole else ''}number"
     exact = column.cast(pl.Int64, strict=False) if not column.dtype.is_float() else None
     if exact is not None and (exact.null_count() == 0 or kind.is_integer()):

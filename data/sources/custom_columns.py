@@ -76,9 +76,11 @@ def _words(names: Sequence[str]) -> list[str]:
 def _column(role: str, names: Sequence[str], named: Mapping[str, list[str]], interactions: bool) -> str | None:
     """The column of a role; None where none is called so."""
     given = named.get(role, [])
-    if (name := next((name for name in given if name in names), None)) is not None or (_words(given) and role != "item"):
+    headerless = list(names) == [str(number) for number in range(1, len(names) + 1)]
+    called = _words(given) if headerless else given  # a number is a place there, of which an item may have one in each file
+    if (name := next((name for name in called if name in names), None)) is not None or (_words(given) and role != "item"):
         return name
-    known = (*ROLES[role], *(LISTS.get(role, ()) if interactions else ()))
+    known = (*ROLES[role], *(LISTS.get(role, ()) if interactions else ("id",) if role == "item" else ()))
     name = next((name for name in known if name in names), None)
     name = name or next((name for word in known for name in names if _folded(name) == _folded(word)), None)
     numbers = [int(name) for name in given if name.isdigit()]

@@ -49,7 +49,8 @@ def find_files(folder: Path, split: str) -> Files:
     places = (folder / "raw", folder)
     stems = [f"{split}.interactions", "interactions"]
     whole = [f"{split}.inter", *(f"{stem}.{ending}" for stem in stems for ending in endings())]
-    whole += [f"{split}.{ending}" for ending in endings(("txt", "json"))]
+    if split.lower() not in {name for names in PARTS for name in names}:  # test.txt is a part, whatever the folder is called
+        whole += [f"{split}.{ending}" for ending in endings(("txt", "json"))]
     interactions = _only(places, whole, "interactions")
     items = _only(places, [f"{split}.item", *(f"{stem}.{ending}" for stem in (f"{split}.items", "items") for ending in endings())], "items")
     more: tuple[Path, ...] = ()

@@ -103,8 +103,17 @@ def _read_json(path: Path, kind: str, expected: str, encoding: str) -> Table:
         content = read_content(path, expected, encoding)
         table = read_json(path, path.read_bytes() if content is None else content, expected)
         if table is not None:
+            _refuse_columns(path, table, expected)
             return table
     return read_json_lines(path, None, expected)
+
+
+def _refuse_columns(path: Path, table: Table, expected: str) -> None:
+    """Raises where the users of a {user: [items]} are called as columns are."""
+    keys = table.frame["user"].unique(maintain_order=True).to_list() if table.frame.columns[:2] == ["user", "item"] else []
+    if all(knows(list(map(str, keys)), {}, (role,)) for role in ("user", "item")):
+        shown = field_text(keys)[:120]
+        raise UserError(f"{path} is JSON of columns ({shown}); expected {expected}, as a list of objects; write it so or as a csv")
 
 
 def _read_text(

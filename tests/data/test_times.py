@@ -104,6 +104,33 @@ def test_seconds_that_were_float32_are_told():
     assert read_times(table(days), "timestamp").notes == []
 
 
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize(("value", "told"), [(0, "before 1990"), (-1, "before 1990"), (2**62, "after 2099")])
+def test_a_number_that_stands_for_a_missing_time_is_told_and_leaves_the_unit(value, told, unit):
+    moments = [SECONDS[0] + step for step in range(19)]
+    times = read_times(table([*(moment * UNITS[unit] for moment in moments), value]), "timestamp")
+    assert times.seconds.to_list()[:19] == moments
+    place = "oldest" if value <= 0 else "most recent"
+    who = f"here: 1 of 20 interactions have a timestamp {told} (the first is 21)"
+    assert times.notes[0] == f"{who} and count as the {place} of their users; remove them if that is no time"
+
+
+def test_dates_far_from_the_others_are_told():
+    dates = [f"2020-09-{day}" for day in range(10, 30)]
+    notes = read_times(table([*dates, "1970-01-01", "9999-12-31"]), "timestamp").notes
+    assert [note.split(" (")[0] for note in notes] == [
+        f"here: 1 of 22 interactions have a timestamp {told}" for told in ("before 1990", "after 2099")
+    ]
+    assert read_times(table(["1970-01-01", "1971-01-01", *dates[:2]]), "timestamp").notes == []
+
+
+@pytest.mark.parametrize("kind", [pl.Int32, pl.UInt32, pl.UInt64])
+def test_whole_numbers_of_every_width_are_times(kind):
+    assert seconds(SECONDS, kind) == SECONDS
+    assert holds_dates(pl.Series(SECONDS, dtype=kind))
+    assert not holds_dates(pl.Series([1, 2, 3], dtype=pl.Int8))
+
+
 def test_ties_are_told_where_they_are_many():
     users, times = [0] * 10 + [1] * 10, [*range(5), *range(10, 15), *[7] * 10]
     assert tie_note("here", pl.DataFrame({"user": users, "time": times})) == [

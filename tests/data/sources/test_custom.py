@@ -81,7 +81,7 @@ def test_the_planted_order_is_read_back(tmp_path):
             ITEM,
             r"tiny.inter:1 has no column for the timestamp, though when may be one.*set train.columns = \[\"timestamp=when\"\]",
         ),
-        (INTER, ITEM.replace("item_id", "id"), "tiny.item:1 has no column for the item"),
+        (INTER, ITEM.replace("item_id", "key"), "tiny.item:1 has no column for the item"),
         (INTER, ITEM.replace("class", "movie_title"), "tiny.item:1 has the column 'movie_title' twice"),
         (INTER + "ann\t10\n", ITEM, "tiny.inter:6 does not have 4 tab-separated fields"),
         (INTER.replace("ann\t10", "\nann\t10"), ITEM, "tiny.inter:3 does not have 4 tab-separated fields"),

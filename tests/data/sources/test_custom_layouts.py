@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from data.corpus import Corpus
+from data.custom import _split_of
 from data.schemas import UserError
 from data.sources.custom import load_custom
 from tests.synthetic import to_lists
@@ -196,6 +197,41 @@ def test_both_files_may_have_no_header(tmp_path):
     corpus = load_custom(tmp_path, "any", columns=["user=1", "item=2", "timestamp=3", "title=3", "text=1"]).corpus
     check(corpus, texts=False)
     assert corpus.titles[2] == "Soap"
+
+
+def test_the_item_may_have_a_number_in_each_file_without_a_header(tmp_path):
+    listed = lines(THINGS, header=None, quote=doubled)
+    write(tmp_path, interactions__csv=lines(ROWS, header=None), items__csv=listed)
+    columns = ["user=1", "item=2", "timestamp=3", "item=1", "title=2"]
+    corpus = load_custom(tmp_path, "any", columns=columns).corpus
+    check(corpus, texts=False)
+    assert corpus.titles[2] == "Soap"
+
+
+def test_the_items_column_may_be_called_id(tmp_path):
+    write(tmp_path, interactions__csv=lines(ROWS), items__csv=lines(THINGS, header=("ID", "title", "brand"), quote=doubled))
+    check(load_custom(tmp_path, "any").corpus)
+
+
+@pytest.mark.parametrize("name", ["any", "test"])
+def test_parts_as_txt_are_parts_whatever_the_folder_is_called(tmp_path, name):
+    write(tmp_path, train__txt="bo p30 p10\nann p10\n", valid__txt="bo p20\n", test__txt="ann p20\n")
+    assert _split_of(tmp_path) not in ("train", "valid", "test")
+    loaded = load_custom(tmp_path, name)
+    assert "train.txt, valid.txt, test.txt were read as one; train.split_by splits them anew" in loaded.notes
+    assert len(loaded.corpus.histories.item_ids) == 5
+
+
+def test_json_of_columns_is_not_taken_for_users(tmp_path):
+    write(tmp_path, interactions__json=json.dumps({"user": ["bo", "ann"], "item": ["p10", "p20"], "timestamp": [1, 2]}))
+    with pytest.raises(UserError, match=r"interactions.json is JSON of columns \(user, item, timestamp\); .*list of objects"):
+        load_custom(tmp_path, "any")
+
+
+def test_a_stray_quote_is_named_by_its_line(tmp_path):
+    write(tmp_path, interactions__csv=lines(ROWS), items__csv='item,title\np10,Soap\np20,TV 42" wide\np30,Oil\n')
+    with pytest.raises(UserError, match=r"items.csv:3 has a quote within a field that stands in none"):
+        load_custom(tmp_path, "any")
 
 
 def test_a_table_in_a_txt_without_a_header_is_no_sequence(tmp_path):
