@@ -16,7 +16,7 @@ COMMANDS = {"evaluate.compare", "evaluate.reproduce"}
 LOW = ("data.schemas", "data.io.files", "data.io.progress")
 """The files of data that everybody may import."""
 NUMERIC = {"torch", "numpy", "einops"}
-FRONT_DOOR = ("data.processed", "data.corpus", "data.splits", "data.statistics", "data.shell")
+FRONT_DOOR = ("data.processed", "data.corpus", "data.splits", "data.statistics", "data.cooccurrence", "data.shell")
 """What the runtime may import of data: loaders, what they return, and how it is split and counted."""
 
 EVALUATE = {"plots.py": {"matplotlib"}, "maps.py": {"matplotlib"}, "comparison.py": {"polars"}}
