@@ -51,6 +51,7 @@ DECODER = [
     "amp=False",
 ]
 SASREC = [
+    "mixtures=[]",
     "iterations=100",
     "batch_size=128",
     "learning_rate=3e-3",

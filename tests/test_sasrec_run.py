@@ -130,7 +130,7 @@ def test_a_run_does_not_go_on_with_another_model_or_on_other_items(data: Path, t
     assert "model was 'sasrec' and is now 'tiger'" in capsys.readouterr().err
     write_p5(tmp_path, 60, ITEMS + 5)
     run_sasrec(data, *given, "force_dataset_process=True", code=2)
-    assert "was trained on other items than the data have now" in capsys.readouterr().err
+    assert "is being trained on other data: the histories, the items and the items' texts are others now" in capsys.readouterr().err
 
 
 # -- texts --------------------------------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def optimizers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.nn.Module, t
     """The model and optimizer that a script hands to its trainer; the run ends there."""
     found = []
 
-    def caught(self, run, model, objective, optimizer, *rest) -> None:
+    def caught(self, run, model, objective, optimizer, *rest, **more) -> None:
         found.append((model, optimizer))
         raise Stop("seen")
 

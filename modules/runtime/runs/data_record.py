@@ -52,8 +52,9 @@ def check_data(run: Run, found: DataRecord) -> None:
     if changed := [WORDS[name] for name, value in now.items() if recorded.get(name, value) != value]:
         state = "was trained" if run.metrics is not None else "is being trained"
         others = "others" if len(changed) > 1 else "other ones"
+        listed = " and ".join([", ".join(changed[:-1]), changed[-1]] if len(changed) > 1 else changed)
         raise UserError(
-            f"the run in {run.folder} {state} on other data: {' and '.join(changed)} are {others} now; "
+            f"the run in {run.folder} {state} on other data: {listed} are {others} now; "
             "set train.resume = False to train on them in a directory beside it, or put the data back as they were"
         )
     if now.keys() - recorded.keys():
