@@ -101,7 +101,8 @@ def test_the_item_may_be_called_otherwise_in_either_file(tmp_path):
     write(tmp_path, ROWS.replace("item", "artistID").replace("p8", "p1").replace("p9", "p3"), ITEMS.replace("item", "id"))
     for columns in (["item=artistID", "item=id"], ["item=id", "item=artistID"]):
         assert load_custom(tmp_path, "any", columns=columns).corpus.item_keys == ["p1", "p2", "p3"]
-    with pytest.raises(UserError, match=r"items.csv:1 has no column named artistID, only id, title"):
+    write(tmp_path, ROWS.replace("item", "artistID").replace("p8", "p1").replace("p9", "p3"), ITEMS.replace("item", "code"))
+    with pytest.raises(UserError, match=r"items.csv:1 has no column named artistID, only code, title"):
         load_custom(tmp_path, "any", columns=["item=artistID"])
     write(tmp_path)
     with pytest.raises(UserError, match=r"interactions.csv and .*items.csv have no column named sku; mend train.columns"):
